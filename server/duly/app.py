@@ -39,6 +39,7 @@ from duly.runtime.admission import SWITCH_SECONDS, Admission
 from duly.runtime.catalogue import Catalogue, VersionState
 from duly.runtime.driver import Driver
 from duly.runtime.flight_recorder import DumpError, FlightRecorder
+from duly.runtime.learning import Learning, missing_packages
 from duly.runtime.model_host import ModelHost, VersionLimits
 from duly.runtime.read_apart import READERS_MAX
 from duly.runtime.recording_file import RecordingWriter
@@ -51,6 +52,7 @@ from duly.runtime.trial_memory import TrialMemory
 from duly.runtime.trials import TrialReport, Trials
 from duly.runtime.worker_groups import worker_groups
 from duly.runtime.worker_launch import CheckedModel, check_version
+from duly.sampling.host import Sampling
 from duly.streams.clock_watch import ClockWatch
 from duly.streams.limits import CriticalLimits, Limits, PrincipalLimits, ServerLimits, StreamLimits
 from duly.streams.memory_ceiling import WorkerMemory, memory_ceiling
@@ -125,8 +127,14 @@ class App:
             self._admission,
             VersionLimits(config.versions_max, config.versions_all_max),
         )
+        self._sampling = Sampling(config, self.driver, self.catalogue)
+        self.learning = Learning(
+            config.models, config.learn, config.learn_commands, config.learn_memory_bytes_max, self.catalogue
+        )
         self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms)
         host = StreamHost(self.driver, self.catalogue, verdicts, limits, config.advice)
+        if self._sampling.sampler is not None:
+            host.key_of = self._sampling.sampler.key_of
         try:
             self._doors = Doors(config)
         except AccessError as error:
@@ -178,6 +186,8 @@ class App:
             check_installed()
         except BackendError as error:
             raise StartError(str(error)) from None
+        if config.learn is not None and (missing := missing_packages()):
+            raise StartError(f"learn: the package {missing} is not installed: `pip install 'duly[learn]'`")
         try:
             # This comes before the models are loaded, because a taken port should not cost a warm-up.
             self._doors.check_free()
@@ -197,7 +207,7 @@ class App:
         limits, served = self.streams.limits.frame, self.catalogue.all_versions()
         needed = max(limits.message_bytes(version.signature.inputs) for version in served if version.signature)
         message_bytes_max = self.catalogue.message_bytes_max = message_limit(needed)
-        inference = InferenceService(self.streams, message_bytes_max)
+        inference = InferenceService(self.streams, message_bytes_max, self._sampling.desk)
         connections = self._connections_max(limit)
         sharing = Sharing(config.kserve_shared_memory)
         if sharing is not Sharing.OFF:
@@ -248,6 +258,7 @@ class App:
         # Objects made until now live as long as the server. Full collections skip them, which keeps pauses short.
         gc.collect()
         gc.freeze()
+        self._sampling.start()
         await server.start()
         self._tasks = [
             *self._watches(),
@@ -261,6 +272,8 @@ class App:
             watch_over("versions on trial", self.trials.watch),
             watch_over("time of trials", self.trials.tick),
         ]
+        if config.learn is not None:
+            self._tasks.append(watch_over("learning", self.learning.run))
         self._say_ceiling(message_bytes_max)
         _log.info("serving", address=self.address, local=self.local_path or None, metrics=self.metrics_address or None)
 
@@ -364,6 +377,7 @@ class App:
         if self._admin_server is not None:
             await self._admin_server.stop(STOP_SECONDS)
         self.regions.close()
+        await self._sampling.close()
         await self.trials.close()
         self._admission.close()
         await self._supervisor.close()
@@ -418,6 +432,8 @@ class App:
             trials_ended={(name, end.name): n for (name, end), n in self.trials.ended_counts.copy().items()},
             frames_refused=self.streams.host.refused.copy(),
             calls_failed=self._doors.gate.failed.copy(),
+            samples=self._sampling.counts,
+            learning=self.learning.counts(),
         )
 
     def _trial_decided(self, report: TrialReport) -> None:

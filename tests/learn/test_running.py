@@ -143,6 +143,8 @@ def test_labels_stand_at_the_outputs_that_have_them(tmp_path: Path) -> None:
     version = next(iter(Repository(tmp_path).scan()[0]))
     with running(version) as model:
         assert model.signature.outputs[0].labels == ("cat", "dog")
+        with running(version, expected=model.signature) as again:
+            assert again.signature == model.signature
 
 
 def png(picture: Array) -> bytes:

@@ -13,7 +13,7 @@ from tests.sampling.made import FORM, same, sample
 
 
 def test_a_file_of_one_frame_is_what_numpy_reads(tmp_path: Path) -> None:
-    kept = sample(7, stream_name="front", captured_unix_ns=5)
+    kept = sample(7, stream_name="front", captured_unix_ns=5, guards=("blank", "frozen"))
     size_bytes = write(tmp_path / "0.npz", [kept], segment=False)
     assert size_bytes == 4096 * -(-(tmp_path / "0.npz").stat().st_size // 4096)
     with np.load(tmp_path / "0.npz") as file:

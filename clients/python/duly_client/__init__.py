@@ -33,6 +33,7 @@ from duly_client.errors import (
     StreamRefused,
     TrialRefused,
 )
+from duly_client.feedback import Feedback, FeedbackResult, FeedbackStatus
 from duly_client.stream import Stream
 from duly_client.types import Advice, Chunk, FusedFrame, Fusion, Outcome, Status, StreamTerms, TensorSpec, Timing
 
@@ -47,6 +48,9 @@ __all__ = [
     "ClientTooSlow",
     "ClockEstimate",
     "DulyError",
+    "Feedback",
+    "FeedbackResult",
+    "FeedbackStatus",
     "ForkedError",
     "FusedFrame",
     "Fusion",

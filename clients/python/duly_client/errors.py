@@ -106,6 +106,8 @@ _BY_REASON: dict[str, type[DulyError]] = {
     "CALLS_EXHAUSTED": StreamRefused,
     "DRAINING": ServerUnavailable,
     "DUMP_FAILED": ServerUnavailable,
+    "FEEDBACK_OFF": InvalidRequest,
+    "FEEDBACK_UNAVAILABLE": ServerUnavailable,
     "CLIENT_TOO_SLOW": ClientTooSlow,
     "UNAUTHENTICATED": NotAllowed,
     "NOT_PERMITTED": NotAllowed,

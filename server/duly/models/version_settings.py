@@ -38,7 +38,17 @@ def with_own_settings(
     own = read_table(path, own_name(number), digests)
     if not_own := sorted(OF_ALL_VERSIONS & own.keys()):
         raise BrokenModel(f"/{own_name(number)}: {not_own[0]}: is said for all versions, in {CONFIG_FILE} of the model")
-    return settings_of_table({**_stated(config), **own}, own_name(number)), frozenset(own)
+    return with_settings(config, own, own_name(number)), frozenset(own)
+
+
+def with_settings(config: ModelConfig, own: Mapping[str, object], name: str = CONFIG_FILE) -> ModelConfig:
+    """Lays settings, by their keys in model.toml, over others. Raises BrokenModel, which calls them `name`."""
+    return settings_of_table({**_stated(config), **own}, name)
+
+
+def own_settings(config: ModelConfig, own: Set[str]) -> dict[str, object]:
+    """Returns of a version's settings those with these keys, as model.toml has them."""
+    return {key: value for key, value in _stated(config).items() if key in own}
 
 
 def in_own_file(reason: str, version: str, own: Set[str]) -> str:

@@ -27,6 +27,7 @@ from duly.streams.rights import Right
 NEEDS: dict[str, Right] = {
     "/duly.v1.InferenceService/Stream": Right.INFER,
     "/duly.v1.InferenceService/Infer": Right.INFER,
+    "/duly.v1.InferenceService/Feedback": Right.FEEDBACK,
     "/duly.v1.ModelService/ListModels": Right.READ,
     "/duly.v1.ModelService/GetModel": Right.READ,
     "/duly.v1.ModelService/WatchModels": Right.READ,

@@ -173,6 +173,10 @@ class Driver:
             if worker.model == model:
                 worker.rouse()
 
+    def sink(self, stream_id: int) -> Sink | None:
+        """Returns where outcomes of a stream go; None: it has closed."""
+        return self._delivery.sinks.get(stream_id)
+
     def add_tap(self, tap: Tap) -> None:
         """Shows `tap` each frame that has a result from now on, until it raises."""
         self._delivery.taps = [*(self._delivery.taps or ()), tap]
@@ -263,6 +267,11 @@ class Driver:
             frames = running.batch.frames
             event.invalid = {frames[i].seq: reason for i, reason in result.invalid.items()}
             event.failed = {frames[i].seq: reason for i, reason in result.failed.items()}
+        if result.guards is not None:
+            ran = running.batch.frames
+            running.guards = {
+                piece.seq: names for index, names in result.guards.items() for piece in pieces_of(ran[index])
+            }
         event.failed |= running.stateless
         costs = self.costs.get(running.batch.model)
         if costs is not None:

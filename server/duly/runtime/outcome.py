@@ -23,6 +23,8 @@ class BatchRun:
     finished_ns: int = 0
     stateless: dict[int, str] = field(default_factory=dict)
     """Frames (by seq) that run without the state that their stream insists on, and are FAILED for this reason."""
+    guards: dict[int, tuple[str, ...]] | None = None
+    """The guards that found something on frames, by the seq of the frames as they came. None: nothing was found."""
 
 
 @dataclass(slots=True, init=False)
@@ -55,6 +57,14 @@ class Outcome:
         self.outputs = outputs
         self.turned_out = turned_out
         self.result_bytes = result_bytes
+
+    @property
+    def guards(self) -> tuple[str, ...]:
+        """The names of the model's guards that found something on the frame."""
+        run = self.run
+        if run is None or run.guards is None:
+            return ()
+        return run.guards.get(self.held.frame.seq, ())
 
 
 class Partner(NamedTuple):

@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -101,8 +101,8 @@ def _npz(arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> bytes:
 class File:
     """A file that is open. Its arrays are read as they are asked for."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises BrokenFile, or OSError where it cannot be read."""
+    def __init__(self, path: Path | BinaryIO) -> None:
+        """`path`: of the file, or the file itself. Raises BrokenFile, or OSError where it cannot be read."""
         self._archive = _archive(path)
         try:
             meta = json.loads(self._array("meta").item())
@@ -159,7 +159,7 @@ class File:
         return array
 
 
-def _archive(path: Path) -> zipfile.ZipFile:
+def _archive(path: Path | BinaryIO) -> zipfile.ZipFile:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:

@@ -69,10 +69,8 @@ class Reservoirs:
     def __len__(self) -> int:
         return len(self._of)
 
-    def offer(self, group: str) -> int | None:
-        """Returns the place in which the next frame of the group is kept; None: it is not. Raises NoPlace where the
-        group is new and there is no room for it.
-        """
+    def of(self, group: str) -> Reservoir:
+        """Returns the reservoir of a group, a new one where it has none. Raises NoPlace where there is no room."""
         reservoir = self._of.get(group)
         if reservoir is None:
             if len(self._of) >= self._groups_max:
@@ -81,7 +79,7 @@ class Reservoirs:
                 oldest = next(iter(self._may_go))
                 del self._may_go[oldest], self._of[oldest]
             reservoir = self._of[group] = Reservoir(self._size, self._random)
-        return reservoir.offer()
+        return reservoir
 
     def may_go(self, group: str) -> None:
         """Lets a group give way to others from now on, as its stream has ended."""

@@ -90,6 +90,8 @@ class Sample:
     """Of a frame that was joined from several streams: the key and frame id of each piece, in the order of inputs."""
     labelled: Labelled | None = None
     """None: there is no label yet."""
+    guards: tuple[str, ...] = ()
+    """The model's guards that found something on the frame."""
 
     @property
     def inputs(self) -> dict[str, Array]:
@@ -167,6 +169,8 @@ def frame_meta(sample: Sample) -> dict[str, Any]:
         meta["encodings"] = dict(sample.encodings)
     if sample.pieces:
         meta["pieces"] = [list(piece) for piece in sample.pieces]
+    if sample.guards:
+        meta["guards"] = list(sample.guards)
     if (label := sample.labelled) is not None:
         meta["label"] = {
             "unix_ns": label.unix_ns,
@@ -193,6 +197,7 @@ def sample_of(form: Form, meta: Mapping[str, Any], arrays: Mapping[str, Array]) 
         encodings={str(name): str(encoding) for name, encoding in meta.get("encodings", {}).items()},
         stream_name=str(meta.get("stream_name", "")),
         pieces=tuple((str(stream), int(frame_id)) for stream, frame_id in meta.get("pieces", ())),
+        guards=tuple(map(str, meta.get("guards", ()))),
         labelled=None
         if label is None
         else Labelled(int(label["unix_ns"]), str(label["principal"]), float(label["weight"]), str(label["source"])),

@@ -82,6 +82,8 @@ class StreamHost:
     """The clock of all times since 1970 that clients see."""
     refused: Counter[str] = field(default_factory=Counter)
     """How many frames were answered at the door, by the cause of their fate."""
+    key_of: "Callable[[Stream], str] | None" = None
+    """Gives the key by which clients name a stream when they send labels; None: no frames are kept."""
     memory: Memory = field(init=False)
     lag: LoopLag = field(init=False)
     cheap: SharedBudget = field(init=False)
@@ -484,6 +486,11 @@ class Stream:
         self.frame_bytes += more_bytes
         self.use.bytes += more_bytes
         self._driver.held.bytes += more_bytes
+
+    @property
+    def label_key(self) -> str:
+        """By what its client names it when it sends labels, also later; empty: none of its frames are kept."""
+        return self._host.key_of(self) if self._host.key_of is not None else ""
 
     @property
     def result_bytes(self) -> int:

@@ -224,7 +224,7 @@ def running(
             model._gone()
 
     async def start() -> tuple[Worker, Ready]:
-        fingerprint = None if expected is None else Fingerprint({}, expected)
+        fingerprint = None if expected is None else Fingerprint({}, _as_a_worker_says(expected))
         worker = start_worker(alone, lane, threads, SizeLimits(), on_batch, on_end, fingerprint, checked=False)
         try:
             return worker, await worker.ready(LOAD_SECONDS_MAX)
@@ -242,6 +242,12 @@ def running(
             yield models[0]
         finally:
             runner.run(worker.stop())
+
+
+def _as_a_worker_says(signature: Signature) -> Signature:
+    """Without the names of classes, of which a worker knows nothing."""
+    outputs = tuple(spec.model_copy(update={"labels": ()}) for spec in signature.outputs)
+    return signature.model_copy(update={"outputs": outputs})
 
 
 def _array(spec: TensorSpec, shape: tuple[int, ...], data: bytes) -> Array:
