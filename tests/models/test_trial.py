@@ -23,7 +23,8 @@ def test_an_empty_table_is_enough(tmp_path: Path) -> None:
 
 
 def test_the_rules_are_what_it_says(tmp_path: Path) -> None:
-    said = 'agreement_min = 0.9\nrisk = 0.01\nshadow_s_max = 1.5\nat_limit = "GO_ON"\ndrift = "ROLL_BACK"\nerrors_max = 3\n'
+    said = "agreement_min = 0.9\nrisk = 0.01\nshadow_s_max = 1.5\nerrors_max = 3\n"
+    said += 'at_limit = "GO_ON"\ndrift = "ROLL_BACK"\n'
     graphs.save(tmp_path, "m", graphs.doubling(), f"[trial]\n{said}")
     ((version,), problems) = Repository(tmp_path).scan()
     assert not problems

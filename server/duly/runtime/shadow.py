@@ -73,9 +73,9 @@ class Shadow:
         compared: Callable[[float], None],
         failed: Callable[[str], None],
     ) -> None:
-        """`held_bytes` is shared with the other trials. `compared(agreement)` is called for each answer that was compared,
-        `failed(reason)` for each frame on which the candidate fails; both on the event loop, and never within a step of
-        the driver.
+        """`held_bytes` is shared with the other trials. `compared(agreement)` is called for each answer that was
+        compared, `failed(reason)` for each frame on which the candidate fails; both on the event loop, and never within
+        a step of the driver.
         """
         assert candidate.signature is not None, "it is loaded"
         self.counts = ShadowCounts()
