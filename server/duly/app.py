@@ -149,6 +149,7 @@ class App:
             verdicts.observed_by,
             self._trial_decided,
         )
+        self.learning.drifted = self.trials.drifted
         self.kserve: KServeInference | None = None
         """The front end for KServe's protocol; None: the server does not listen yet."""
         self._server: Server | None = None

@@ -88,6 +88,8 @@ class Learning:
         self.models: dict[str, ModelLearning] = {}
         self.restarts = 0
         """How often the learner has ended and was started again."""
+        self.drifted: Callable[[str, str], None] = lambda name, text: None
+        """Called with the name of a model of which drift is seen, and what of it."""
         self._repository, self._store = models, store
         self._commands, self._bytes_max = commands, bytes_max
         self._catalogue = catalogue
@@ -252,6 +254,7 @@ class Learning:
         learned = self.models.get(name) or ModelLearning()
         match said.get("event"):
             case "drift":
+                self.drifted(name, text)
                 signal = str(said["signal"])[:TEXT_CHARS_MAX]
                 signal = signal if signal in learned.drifts or len(learned.drifts) < SIGNALS_MAX else _OTHERS
                 learned.drifts[signal] += 1
