@@ -27,8 +27,8 @@ from duly_learn.optimize.steps import STEPS
     "--frames",
     "places",
     multiple=True,
-    type=click.Path(exists=True, path_type=Path),
-    help="Folder of samples (duly serve --sample) or pictures, recording, MCAP, .npy or .npz; may be given again.",
+    type=click.Path(path_type=Path),
+    help="Folder of samples or pictures, recording, MCAP, .npy or .npz; may be given again.",
 )
 @click.option("--topic", default="", help="Topic of logs, where several fit.")
 @click.option("--all", "every", is_flag=True, help="Try all steps.")
