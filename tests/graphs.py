@@ -137,6 +137,16 @@ def scaling(width: int = 4, factor: float = 2.0) -> onnx.ModelProto:
     return model([node], [value("x", dims)], [value("y", dims)], {"factor": np.float32(factor)})
 
 
+def scored(width: int = 4) -> onnx.ModelProto:
+    """y[N,width] = 2 * x, and score[N,1] = the largest magnitude of x: as a detector gives one."""
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["y"]),
+        helper.make_node("Abs", ["x"], ["magnitudes"]),
+        helper.make_node("ReduceMax", ["magnitudes"], ["score"], axes=[1]),
+    ]
+    return model(nodes, [value("x", ["N", width])], [value("y", ["N", width]), value("score", ["N", 1])])
+
+
 def scaling_one(factor: float = 2.0) -> onnx.ModelProto:
     """y[N,1] = factor * x[N,1,1]: takes and gives what `slow` does."""
     nodes = [

@@ -135,6 +135,7 @@ for _command in (
     manifest,
     *COMMANDS,
     Lazy("optimize", "duly_learn.commands.optimize:optimize", "Make faster variants of a model.", _LEARN_EXTRAS),
+    Lazy("robustness", "duly_learn.commands.robustness:robustness", "Test a model on harmed frames.", _LEARN_EXTRAS),
 ):
     models.add_command(_command)
 models.add_command(

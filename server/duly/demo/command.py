@@ -1,7 +1,7 @@
 """`duly demo`: real models, real recordings, a real server, on one machine.
 
-The demo fetches the models and recordings once, starts `duly serve` on loopback, streams to it as sensors would, and
-says in plain words how the frames ended.
+A demo fetches its models and recordings once, trains what is to be trained, starts `duly serve` on loopback, streams to
+it as sensors would, and says in plain words how the frames ended.
 """
 
 import asyncio
@@ -10,43 +10,69 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from duly.demo import overload as overload_demo
-from duly.demo import run as sensors_demo
 from duly.demo.assets import fetch
-from duly.demo.clips import CLIP_ASSETS
-from duly.demo.prepare import MODEL_ASSETS, prepare_models
+from duly.demo.catalogue import DEMOS, demo_named
+from duly.demo.prepare import prepare_models
+from duly.demo.run import run
 from duly.demo.serving import serving
 from duly.demo.show import progress
 
 
 @click.command()
+@click.argument("name", type=click.Choice(list(DEMOS)), default="street")
+@click.option("--list", "listing", is_flag=True, help="Say what demos there are.")
 @click.option(
     "--seconds", type=click.FloatRange(1, 3600), default=20.0, show_default=True, help="How long the sensors stream."
 )
-@click.option("--overload", is_flag=True, help="Ask for three times what this machine can do, in all three classes.")
-def demo(seconds: float, overload: bool) -> None:
-    """Watch duly work: a camera and a microphone, object detection and voice activity, on this machine.
+@click.option(
+    "--overload", is_flag=True, help="street: ask for three times what this machine can do, in all three classes."
+)
+def demo(name: str, listing: bool, seconds: float, overload: bool) -> None:
+    """Watch duly work on this machine, in one of the fields that it is made for.
 
-    The first time it downloads 55 MB of models and recordings. Models run on the GPU where there is one that the
-    installed packages can use.
+    The first time a demo downloads its models and recordings, at most 55 MB, and trains what is to be trained. Models
+    run on the GPU where there is one that the installed packages can use.
     """
     console = Console(highlight=False)
-    fetch((*MODEL_ASSETS, *CLIP_ASSETS))  # shows a progress bar of its own
+    if listing:
+        _list(console)
+        return
+    if overload and name != "street":
+        raise click.UsageError(f"--overload is of the demo street, not of {name}")
+    chosen = demo_named(name)
+    files = fetch(chosen.assets)  # shows a progress bar of its own
     with progress(console, "Preparing the models"):
-        models = prepare_models()
+        try:
+            models = prepare_models(chosen)
+        except ModuleNotFoundError as error:
+            raise click.ClickException(
+                f"the demo {name} trains its models with {error.name}, which is not installed: "
+                "pip install 'duly[cpu,demo,learn]'"
+            ) from error
     ended_by: list[int] = []
     try:
-        run = overload_demo.run if overload else sensors_demo.run
-        streamed_s = asyncio.run(_run(console, models, run, seconds, ended_by))
+        stream = partial(overload_demo.run, files) if overload else partial(run, chosen, files)
+        streamed_s = asyncio.run(_run(console, models, stream, seconds, ended_by))
     except asyncio.CancelledError:
         sys.exit(128 + ended_by[0])  # as a shell reports an end by a signal
     if streamed_s < seconds:
         sys.exit(128 + signal.SIGINT)
+
+
+def _list(console: Console) -> None:
+    listed = Table.grid(padding=(0, 2, 0, 0))
+    for name, what in DEMOS.items():
+        listed.add_row(Text(name, "bold"), what)
+    console.print(listed)
 
 
 async def _run(

@@ -1,4 +1,4 @@
-"""`duly demo --overload`: cameras that ask for three times what the machine can do, in all three classes."""
+"""`duly demo street --overload`: cameras that ask for three times what the machine can do, in all three classes."""
 
 import itertools
 import time
@@ -6,9 +6,11 @@ from collections import Counter
 
 from rich.console import Console
 
-from duly.demo.clips import Clip, Clips, load_clips
-from duly.demo.sensors import Sensor, camera, microphone
+from duly.demo.clips import Clip
+from duly.demo.description import Files
+from duly.demo.sensors import Sensor
 from duly.demo.show import percent, progress, stream_and_show
+from duly.demo.street import Clips, camera, load_clips, microphone
 from duly.demo.summary import heard, law, print_summary
 from duly_client import Client, Status
 from duly_client.types import BacklogPolicy, StreamClass
@@ -29,19 +31,18 @@ MEASURED_IN_FLIGHT = 16
 MEASURED_BUDGET_MS = 60_000.0
 
 
-async def run(console: Console, address: str, seconds: float) -> float:
+async def run(files: Files, console: Console, address: str, seconds: float) -> float:
     """Measures what the machine can do, asks for three times as much for so many seconds, and sums up.
 
     Returns for how many seconds it streamed, which are fewer after Ctrl-C.
 
     Raises:
-        AssetError: a recording cannot be fetched.
         DulyError: the server refused or broke a stream.
         LawBroken: what the server promises did not hold.
     """
     async with Client(address, reconnect=False) as client:
         with progress(console, "Reading the recordings"):
-            clips = await load_clips(client)
+            clips = await load_clips(client, files)
         with progress(console, f"Measuring how many pictures a second this machine can do, {MEASURED_S:g} s"):
             capacity_hz = await measure_capacity(client, clips.camera)
         async with client.stream("yolo") as stream:

@@ -34,21 +34,22 @@ class Sight:
         self._pictures = 0
         self._pictures_with: Counter[str] = Counter()
         self._score_max: dict[str, float] = {}
-        self._boxes: list[tuple[str, float]] = []
+        self.boxes: list[tuple[str, float]] = []
+        """Class and score of each box in the newest picture."""
 
     def take(self, index: int, outcome: Outcome) -> None:
         classes, scores = outcome.outputs["classes"].tolist(), outcome.outputs["scores"].tolist()
-        self._boxes = [(self._labels[number], score) for number, score in zip(classes, scores, strict=True)]
+        self.boxes = [(self._labels[number], score) for number, score in zip(classes, scores, strict=True)]
         self._pictures += 1
-        self._pictures_with.update({label for label, _ in self._boxes})
-        for label, score in self._boxes:
+        self._pictures_with.update({label for label, _ in self.boxes})
+        for label, score in self.boxes:
             self._score_max[label] = max(score, self._score_max.get(label, 0.0))
 
     def now(self) -> str:
         if not self._pictures:
             return ""
-        shown = ", ".join(f"{label} {score:.2f}" for label, score in self._boxes[:BOXES_SHOWN_MAX])
-        more = len(self._boxes) - BOXES_SHOWN_MAX
+        shown = ", ".join(f"{label} {score:.2f}" for label, score in self.boxes[:BOXES_SHOWN_MAX])
+        more = len(self.boxes) - BOXES_SHOWN_MAX
         return f"{shown} and {more} more" if more > 0 else shown or "nothing that it knows"
 
     def summary(self) -> str:

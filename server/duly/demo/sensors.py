@@ -12,17 +12,11 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from math import ceil
 
-from duly.demo.clips import Clip, Clips
-from duly.demo.perception import Hearing, Perception, Sight
+from duly.demo.clips import Clip
+from duly.demo.perception import Perception
 from duly.demo.tally import Tally
 from duly_client import Client, Stream
 from duly_client.types import BacklogPolicy, StreamClass
-
-CAMERA_BUDGET_MS = 250.0
-MICROPHONE_BUDGET_MS = 200.0
-RUNS_IN_BUDGET = 4
-"""On a slow machine a budget is this many planned runs of a picture. A frame may have to wait for one run before its
-own; the other two allow for plans that grow because something else keeps the machine busy."""
 
 START_NS = 100_000_000
 """Time from the call until the first frame, so that no sensor starts late."""
@@ -101,37 +95,6 @@ class Sensor:
             self.tally.add(outcome, captured_ns)
             if outcome.ok and self.perception is not None:
                 self.perception.take(index, outcome)
-
-
-def camera(
-    clips: Clips,
-    name: str = "camera",
-    *,
-    planned_ns: int,
-    period_ns: int,
-    phase_ns: int = 0,
-    stream_class: StreamClass = "STANDARD",
-    backlog: BacklogPolicy = "LATEST",
-    watched: bool = True,
-) -> Sensor:
-    """A sensor that sends in each period the picture that the clip shows at that time. `planned_ns`: planned execution
-    time of a picture, which bounds the budget from below. `watched`: what it sees is put into words.
-    """
-    labels = next(output.labels for output in clips.camera.terms.outputs if output.labels)
-    sight = Sight(labels) if watched else None
-    budget_ms = _budget_ms(CAMERA_BUDGET_MS, planned_ns)
-    return Sensor(name, "yolo", clips.camera, period_ns, phase_ns, budget_ms, stream_class, backlog, sight)
-
-
-def microphone(clips: Clips, *, planned_ns: int) -> Sensor:
-    """A sensor that sends every chunk of the clip, at the clip's rate. `planned_ns`: that of the pictures beside it."""
-    clip = clips.microphone
-    budget_ms, hearing = _budget_ms(MICROPHONE_BUDGET_MS, planned_ns), Hearing(clips.speech)
-    return Sensor("microphone", "vad", clip, clip.period_ns, 0, budget_ms, "CRITICAL", "ALL", hearing)
-
-
-def _budget_ms(least_ms: float, planned_ns: int) -> float:
-    return max(least_ms, round(RUNS_IN_BUDGET * planned_ns / 1e6))
 
 
 async def run_sensors(

@@ -225,7 +225,7 @@ class Supervisor:
         loaded.memory_bytes_max = ready.memory_bytes_max
         loaded.providers = [variant.providers for variant in ready.variants]
         self._catalogue.changes_count += 1  # streams follow from here on; watchers hear of it with the version's state
-        self._metrics.lane_serves(worker.model, worker.lane)
+        self._metrics.lane_serves(worker.model, worker.lane, ready.signature.guards)
         self._driver.add_worker(worker)
         if ready.costs:
             self._driver.costs.setdefault(worker.model, ready.costs)

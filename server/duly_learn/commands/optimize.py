@@ -11,7 +11,8 @@ import click
 import structlog
 
 from duly.cli_numbers import Number
-from duly.models.repository import ModelVersion, NotARepository, Repository
+from duly.models.repository import ModelVersion
+from duly_learn.commands.versions import version_of
 from duly_learn.optimize.distillation import SECONDS_MAX
 from duly_learn.optimize.page import report
 from duly_learn.optimize.pruning import SHARE
@@ -28,8 +29,8 @@ from duly_learn.optimize.steps import STEPS, with_bounds
     "--frames",
     "places",
     multiple=True,
-    type=click.Path(exists=True, path_type=Path),
-    help="Folder of samples (duly serve --sample) or pictures, recording, MCAP, .npy or .npz; may be given again.",
+    type=click.Path(path_type=Path),
+    help="Folder of samples or pictures, recording, MCAP, .npy or .npz; may be given again.",
 )
 @click.option("--topic", default="", help="Topic of logs, where several fit.")
 @click.option("--all", "every", is_flag=True, help="Try all steps.")
@@ -108,7 +109,7 @@ def optimize(
     """
     # A worker's own lines would stand between those of this command.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    version = _version(folder, model)
+    version = version_of(folder, model)
     page = page or Path(f"{version.name}-{version.version}-optimize.html")
     asked = Asked(
         version,
@@ -127,22 +128,6 @@ def optimize(
     page.write_text(report(found), "utf-8")
     _tell(found, page)
     sys.exit(0 if found.number else 1)
-
-
-def _version(folder: Path, model: str) -> ModelVersion:
-    try:
-        versions, problems = Repository(folder).scan()
-    except NotARepository as error:
-        raise click.UsageError(str(error)) from error
-    found = next((version for version in versions if model in (version.key, version.name)), None)
-    if found is not None:
-        return found
-    if reasons := [problem.reason for problem in problems if problem.name == model.partition("/")[0]]:
-        raise click.ClickException(reasons[0])
-    known = sorted({name for version in versions for name in (version.name, version.key)})
-    close = difflib.get_close_matches(model, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known) or 'none'}"
-    raise click.ClickException(f"no model {model} in {folder}; {hint}")
 
 
 def _samples_of(place: Path, version: ModelVersion) -> Path:

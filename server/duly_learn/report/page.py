@@ -23,7 +23,7 @@ class Cell:
 
     text: str
     kind: str = ""
-    """number: it is one; words: it is a sentence; good, bad: so it is."""
+    """number: it is one; words: it is a sentence; lines: its line breaks stay; good, bad: so it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,13 @@ class Figure:
 
     data: Sequence[Json]
     layout: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A picture of lines that was made here, as SVG: no text of it may come from elsewhere unless it is escaped."""
+
+    svg: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,7 @@ class Section:
     heading: str
     about: str
     """What it shows and how to read it."""
-    parts: Sequence[Table | Figure | Pair | str]
+    parts: Sequence[Table | Figure | Drawing | Pair | str]
     """In their order; a text is a heading of what follows."""
 
 
@@ -127,7 +134,9 @@ def _section(section: Section) -> str:
     return f"<section>\n<h2>{escape(section.heading)}</h2>\n<p>{escape(section.about)}</p>\n{parts}\n</section>"
 
 
-def _part(section: Section, part: Table | Figure | Pair | str) -> str:
+def _part(section: Section, part: Table | Figure | Drawing | Pair | str) -> str:
+    if isinstance(part, Drawing):
+        return f"<figure>{part.svg}</figure>"
     if isinstance(part, str):
         return f"<h3>{escape(part)}</h3>"
     if isinstance(part, Table):
