@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.compose
 from onnx import TensorProto, helper, numpy_helper
 
 from duly.agreement.measures import Measure
@@ -191,17 +192,20 @@ def _graph(model: onnx.ModelProto, name: str, width: int, student: Any, answers:
     from skl2onnx.common.data_types import FloatTensorType
 
     made = skl2onnx.convert_sklearn(
-        student, initial_types=[("student.x", FloatTensorType([None, width]))], target_opset=_OPSETS
+        student, initial_types=[("x", FloatTensorType([None, width]))], target_opset=_OPSETS
     )
+    # Its names might be those of the original's inputs and outputs.
+    made = onnx.compose.add_prefix(made, "student.inner.")
     graph = made.graph
     numbers = graph.output[0].name
     own = next(each for each in model.graph.input if each.name == name)
-    nodes = [helper.make_node("Cast", [name], ["student.x"], to=TensorProto.FLOAT), *graph.node]
+    nodes = [helper.make_node("Cast", [name], [graph.input[0].name], to=TensorProto.FLOAT), *graph.node]
     constants = list(graph.initializer)
 
     def constant(value: Array) -> str:
-        constants.append(numpy_helper.from_array(value, f"student.c{len(constants)}"))
-        return constants[-1].name
+        called = f"student.c{len(constants)}"
+        constants.append(numpy_helper.from_array(value, called))
+        return called
 
     for output in model.graph.output:
         kind = output.type.tensor_type
