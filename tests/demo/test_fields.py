@@ -38,7 +38,7 @@ def test_bedside_finds_ectopic_beats_and_says_how_long_it_took() -> None:
         texts["beats"], r"(\d+) beats passed, (\d+) of them ectopic by the cardiologists\. For (\d+) of these"
     )
     assert 20 < beats < 60
-    assert 0 < found == ectopic
+    assert 0 < found <= ectopic
     after_ms, *_ = numbers(texts["alarms"], r"They came (\d+) ms after the beat")
     assert after_ms >= 400  # the ECG that has to follow a beat
 
