@@ -23,6 +23,7 @@ ROOMS = {
     "worker": "Worker processes",
     "models": "Models and their repository",
     "core": "The scheduler",
+    "energy": "Energy",
     "": "The rest of the process",
 }
 """The folders below `server/duly` whose constants are listed, each with its heading."""

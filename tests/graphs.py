@@ -1,6 +1,7 @@
 """Small graphs with arithmetic that a test can check by hand, saved as a user's model repository."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,16 @@ def scaling(width: int = 4, factor: float = 2.0) -> onnx.ModelProto:
     node = helper.make_node("Mul", ["x", "factor"], ["y"])
     dims: Dims = ["N", width]
     return model([node], [value("x", dims)], [value("y", dims)], {"factor": np.float32(factor)})
+
+
+def scored(width: int = 4) -> onnx.ModelProto:
+    """y[N,width] = 2 * x, and score[N,1] = the largest magnitude of x: as a detector gives one."""
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["y"]),
+        helper.make_node("Abs", ["x"], ["magnitudes"]),
+        helper.make_node("ReduceMax", ["magnitudes"], ["score"], axes=[1]),
+    ]
+    return model(nodes, [value("x", ["N", width])], [value("y", ["N", width]), value("score", ["N", 1])])
 
 
 def scaling_one(factor: float = 2.0) -> onnx.ModelProto:
@@ -358,3 +369,35 @@ def sorting_reviews() -> onnx.ModelProto:
     )
     sorting.opset_import.append(helper.make_opsetid("ai.onnx.ml", 2))
     return sorting
+
+
+def turning(width: int, depth: int) -> onnx.ModelProto:
+    """y[N,width] = x turned by `depth` matrix products, each of which moves every element by one place: as much work as
+    is wanted, with a result that is known.
+    """
+    turned = np.roll(np.eye(width, dtype=np.float32), 1, axis=1)
+    names = ["x", *(f"t{nth}" for nth in range(1, depth)), "y"]
+    nodes = [helper.make_node("MatMul", [before, "turn"], [after]) for before, after in pairwise(names)]
+    return model(nodes, [value("x", ["N", width])], [value("y", ["N", width])], {"turn": turned})
+
+
+def seeing(classes: int = 4, channels: int = 8, seed: int = 0) -> onnx.ModelProto:
+    """y[N,classes] = a small convolutional network with fixed random weights over x[N,3,16,16]."""
+    rng = np.random.default_rng(seed)
+    constants = {
+        "w0": rng.normal(0, 0.3, (channels, 3, 3, 3)).astype(np.float32),
+        "b0": rng.normal(0, 0.1, channels).astype(np.float32),
+        "w1": rng.normal(0, 0.2, (channels, channels, 3, 3)).astype(np.float32),
+        "w2": rng.normal(0, 1, (channels, classes)).astype(np.float32),
+        "b2": rng.normal(0, 0.1, classes).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w0", "b0"], ["c0"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c0"], ["r0"]),
+        helper.make_node("Conv", ["r0", "w1"], ["c1"], pads=[1, 1, 1, 1], strides=[2, 2]),
+        helper.make_node("Relu", ["c1"], ["r1"]),
+        helper.make_node("GlobalAveragePool", ["r1"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w2", "b2"], ["y"]),
+    ]
+    return model(nodes, [value("x", ["N", 3, 16, 16])], [value("y", ["N", classes])], constants)

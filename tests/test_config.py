@@ -94,6 +94,7 @@ def test_every_setting_can_come_from_every_source(models: Path, tmp_path: Path) 
         "record": "/run/duly.log",
         "record_bytes_max": "11",
         "flight_folder": str(models),
+        "state_folder": str(models),
         "wake_ahead": "true",
         "realtime": "true",
         "log_format": "json",
@@ -104,6 +105,9 @@ def test_every_setting_can_come_from_every_source(models: Path, tmp_path: Path) 
         "kserve_shared_memory": "principal",
         "sandbox": "require",
         "worker_memory_bytes_max": "13",
+        "learn": str(models),
+        "learn_commands": "true",
+        "learn_memory_bytes_max": "300000000",
         "cache_folders": str(tmp_path),
         "libraries_sha256": f"{'0a' * 32}, {'0B' * 32}",
         "manifests": "signed",
@@ -334,7 +338,9 @@ def test_metrics_have_a_port_of_their_own(tmp_path: Path, listen: str, metrics: 
             load_config(settings, None, {})
 
 
-@pytest.mark.parametrize("name", ["listen", "admin_listen", "metrics", "record", "flight_folder", "models"])
+@pytest.mark.parametrize(
+    "name", ["listen", "admin_listen", "metrics", "record", "flight_folder", "state_folder", "models"]
+)
 @pytest.mark.parametrize("value", ["unix:/run/du\0ly.sock", "\x1b[2J127.0.0.1:8500", "127.0.0.1:\n8500"])
 def test_control_characters_reach_no_terminal(tmp_path: Path, name: str, value: str) -> None:
     file = tmp_path / "duly.toml"

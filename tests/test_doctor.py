@@ -20,7 +20,7 @@ from tests.access.credentials import ca, issue
 
 SUBJECTS = {
     "settings", "python", "packages", "onnxruntime", "isolation", "control groups", "descriptors", "memory",
-    "shared memory", "locked memory", "CPUs", "wall clock", "GPU",
+    "shared memory", "locked memory", "CPUs", "wall clock", "GPU", "energy",
 }  # fmt: skip
 
 

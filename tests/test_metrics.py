@@ -3,6 +3,7 @@
 import re
 import socket
 import urllib.request
+from collections import Counter
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -10,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from duly.core.types import OutcomeStatus, StreamClass
-from duly.metrics import Gauges, Metrics, Tally
+from duly.metrics import Gauges, LearningCounts, Metrics, SamplingCounts, Tally
 from duly.metrics_server import MetricsError, serve_metrics
 
 MS = 1_000_000
@@ -20,19 +21,30 @@ SERIES = {
     "duly_batch_size",
     "duly_batches",
     "duly_calls_failed",
+    "duly_drift",
+    "duly_energy_joules",
     "duly_event_loop_lag_seconds",
+    "duly_feedback",
     "duly_frames_demoted",
+    "duly_frames_in_flight",
     "duly_frames_read_apart",
     "duly_frames_refused",
-    "duly_frames_in_flight",
+    "duly_guard_flags",
     "duly_lane_busy_seconds",
     "duly_latency_seconds",
+    "duly_learner_restarts",
+    "duly_learning_attempts",
+    "duly_learning_labels",
     "duly_log_lines_lost",
     "duly_outcomes",
     "duly_payload_bytes",
-    "duly_shared_bytes",
     "duly_queue_depth",
     "duly_recorded_events_lost",
+    "duly_samples_bytes",
+    "duly_samples_dropped",
+    "duly_samples_written",
+    "duly_samples_writer_restarts",
+    "duly_shared_bytes",
     "duly_slack_seconds",
     "duly_streams_closed",
     "duly_streams_open",
@@ -50,6 +62,7 @@ def busy_server() -> Metrics:
     metrics.stream_opened("yolo/1")
     metrics.stream_opened("vad/2")
     metrics.stream_closed("vad/2")
+    metrics.flagged("yolo/1", ("frozen",))
     metrics.of("yolo/1", CRITICAL).outcome(OutcomeStatus.ON_TIME, 10 * MS, 5 * MS, 30 * MS)
     metrics.of("yolo/1", CRITICAL).outcome(OutcomeStatus.LATE, 40 * MS, -2 * MS, -1)
     metrics.of("yolo/1", STANDARD).outcome(OutcomeStatus.SHED, 1 * MS, 7 * MS, 9 * MS)
@@ -59,6 +72,7 @@ def busy_server() -> Metrics:
     metrics.batch("vad/2", "cpu:1", 300, 1 * MS, 0)
     metrics.worker_restarted("vad/2", "cpu:1")
     metrics.loop_lag(300_000)
+    metrics.set_energy(lambda: {"package-0": 12.5, "psys": 30.0})
     gauges = Gauges(
         queue_depth={"yolo/1": 3},
         frames_in_flight=4,
@@ -69,6 +83,8 @@ def busy_server() -> Metrics:
         versions={"yolo/1": "READY"},
         frames_refused={"its stream holds too many bytes": 6},
         calls_failed={"NOT_PERMITTED": 7},
+        samples=SamplingCounts(Counter(yolo=8), Counter(no_space=9), Counter(JOINED=10), {"samples": 4096}, 2),
+        learning=LearningCounts({("yolo", "input.x"): 1}, {("yolo", "published"): 1}, {"yolo": 400}, 1),
     )
     metrics.set_gauges(lambda: gauges)
     return metrics
@@ -150,6 +166,19 @@ def test_lanes_workers_and_gauges_are_exposed() -> None:
     assert value(metrics, "duly_payload_bytes") == 5000
     assert value(metrics, "duly_frames_refused_total", cause="its stream holds too many bytes") == 6
     assert value(metrics, "duly_calls_failed_total", reason="NOT_PERMITTED") == 7
+    assert value(metrics, "duly_samples_written_total", model="yolo") == 8
+    assert value(metrics, "duly_samples_dropped_total", reason="no_space") == 9
+    assert value(metrics, "duly_feedback_total", status="JOINED") == 10
+    assert value(metrics, "duly_samples_bytes", kind="samples") == 4096
+    assert value(metrics, "duly_samples_writer_restarts_total") == 2
+
+
+def test_energy_is_told_of_the_devices_that_tell_it() -> None:
+    metrics = busy_server()
+    assert value(metrics, "duly_energy_joules_total", device="package-0") == 12.5
+    assert value(metrics, "duly_energy_joules_total", device="psys") == 30
+    assert dict(metrics.energy_joules()) == {"package-0": 12.5, "psys": 30.0}
+    assert [family.samples for family in exposition(Metrics()) if family.name == "duly_energy_joules"] == [[]]
 
 
 def test_counters_and_gauges_are_there_before_anything_happens() -> None:
@@ -170,6 +199,17 @@ def test_counters_and_gauges_are_there_before_anything_happens() -> None:
     metrics.worker_restarted("yolo/1", "cpu:1")
     metrics.lane_serves("yolo/1", "cpu:1")
     assert value(metrics, "duly_worker_restarts_total", model="yolo/1", lane="cpu:1") == 1
+
+
+def test_guards_are_counted_from_the_load_of_their_model_on() -> None:
+    metrics = Metrics()
+    metrics.lane_serves("yolo/1", "cpu:0", ("frozen", "blank"))
+    metrics.flagged("yolo/1", ())
+    assert value(metrics, "duly_guard_flags_total", model="yolo/1", guard="frozen") == 0
+    metrics.flagged("yolo/1", ("frozen", "blank"))
+    metrics.flagged("yolo/1", ("frozen",))
+    assert value(metrics, "duly_guard_flags_total", model="yolo/1", guard="frozen") == 2
+    assert value(metrics, "duly_guard_flags_total", model="yolo/1", guard="blank") == 1
 
 
 def test_an_unloaded_model_leaves_no_series_behind() -> None:
@@ -207,7 +247,10 @@ def test_the_series_follow_the_conventions_of_prometheus() -> None:
         else:
             assert (family.type, names) == ("gauge", {family.name})
         for sample in family.samples:
-            assert set(sample.labels) <= {"cause", "reason", "model", "class", "status", "state", "lane", "le"}
+            assert set(sample.labels) <= {
+                "cause", "class", "device", "guard", "kind", "lane", "le", "model", "reason", "result", "signal",
+                    "state", "status",
+            }  # fmt: skip
 
 
 def test_every_histogram_rises_to_the_count_of_all() -> None:

@@ -39,6 +39,7 @@ from duly.runtime.admission import SWITCH_SECONDS, Admission
 from duly.runtime.catalogue import Catalogue, VersionState
 from duly.runtime.driver import Driver
 from duly.runtime.flight_recorder import DumpError, FlightRecorder
+from duly.runtime.learning import Learning, missing_packages
 from duly.runtime.model_host import ModelHost, VersionLimits
 from duly.runtime.read_apart import READERS_MAX
 from duly.runtime.recording_file import RecordingWriter
@@ -47,8 +48,11 @@ from duly.runtime.samplers import Samplers, periodically
 from duly.runtime.scheduler_state import snapshot
 from duly.runtime.supervisor import Supervisor
 from duly.runtime.tasks import once, watch_over
+from duly.runtime.trial_memory import TrialMemory
+from duly.runtime.trials import TrialReport, Trials
 from duly.runtime.worker_groups import worker_groups
 from duly.runtime.worker_launch import CheckedModel, check_version
+from duly.sampling.host import Sampling
 from duly.streams.clock_watch import ClockWatch
 from duly.streams.limits import CriticalLimits, Limits, PrincipalLimits, ServerLimits, StreamLimits
 from duly.streams.memory_ceiling import WorkerMemory, memory_ceiling
@@ -123,13 +127,28 @@ class App:
             self._admission,
             VersionLimits(config.versions_max, config.versions_all_max),
         )
+        self._sampling = Sampling(config, self.driver, self.catalogue)
+        self.learning = Learning(
+            config.models, config.learn, config.learn_commands, config.learn_memory_bytes_max, self.catalogue
+        )
         self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms)
         host = StreamHost(self.driver, self.catalogue, verdicts, limits, config.advice)
+        if self._sampling.sampler is not None:
+            host.key_of = self._sampling.sampler.key_of
         try:
             self._doors = Doors(config)
         except AccessError as error:
             raise StartError(str(error)) from None
         self.streams = OpenStreams(host, self.metrics, self._admission, config.slow_reader_timeout_s)
+        self.trials = Trials(
+            self.host,
+            self.catalogue,
+            self.driver,
+            TrialMemory(config.state_folder),
+            self.streams.keys,
+            verdicts.observed_by,
+            self._trial_decided,
+        )
         self.kserve: KServeInference | None = None
         """The front end for KServe's protocol; None: the server does not listen yet."""
         self._server: Server | None = None
@@ -167,6 +186,8 @@ class App:
             check_installed()
         except BackendError as error:
             raise StartError(str(error)) from None
+        if config.learn is not None and (missing := missing_packages()):
+            raise StartError(f"learn: the package {missing} is not installed: `pip install 'duly[learn]'`")
         try:
             # This comes before the models are loaded, because a taken port should not cost a warm-up.
             self._doors.check_free()
@@ -186,7 +207,7 @@ class App:
         limits, served = self.streams.limits.frame, self.catalogue.all_versions()
         needed = max(limits.message_bytes(version.signature.inputs) for version in served if version.signature)
         message_bytes_max = self.catalogue.message_bytes_max = message_limit(needed)
-        inference = InferenceService(self.streams, message_bytes_max)
+        inference = InferenceService(self.streams, message_bytes_max, self._sampling.desk)
         connections = self._connections_max(limit)
         sharing = Sharing(config.kserve_shared_memory)
         if sharing is not Sharing.OFF:
@@ -218,7 +239,7 @@ class App:
             self._recording.dump,
             lambda: self._local.offered if self._local is not None else "",
         )
-        models = ModelService(self.host, self.catalogue, self.driver)
+        models = ModelService(self.host, self.catalogue, self.driver, self.trials)
         of_kserve = KServeModels(front, self.host, self.metrics), KServeMachine(front, sharing is not Sharing.OFF)
         add_services(server, models, control, self._health, of_kserve, config.reflection)
         try:
@@ -237,6 +258,7 @@ class App:
         # Objects made until now live as long as the server. Full collections skip them, which keeps pauses short.
         gc.collect()
         gc.freeze()
+        self._sampling.start()
         await server.start()
         self._tasks = [
             *self._watches(),
@@ -247,7 +269,11 @@ class App:
             watch_over("regions of shared memory", partial(periodically, self.regions.look)),
             watch_over("files of TLS", partial(periodically, self._doors.look)),
             *self._samplers.start(),
+            watch_over("versions on trial", self.trials.watch),
+            watch_over("time of trials", self.trials.tick),
         ]
+        if config.learn is not None:
+            self._tasks.append(watch_over("learning", self.learning.run))
         self._say_ceiling(message_bytes_max)
         _log.info("serving", address=self.address, local=self.local_path or None, metrics=self.metrics_address or None)
 
@@ -292,7 +318,8 @@ class App:
         config = self._config
         if config.watch == "off":
             return []
-        watch = RepositoryWatch(self.host, self.catalogue, config.watch == "activate", config.watch_settle_s)
+        activate = config.watch == "activate"
+        watch = RepositoryWatch(self.host, self.catalogue, activate, config.watch_settle_s, self.trials)
         return [watch_over("watch for new versions", watch.run)]
 
     async def run(self) -> None:
@@ -350,6 +377,8 @@ class App:
         if self._admin_server is not None:
             await self._admin_server.stop(STOP_SECONDS)
         self.regions.close()
+        await self._sampling.close()
+        await self.trials.close()
         self._admission.close()
         await self._supervisor.close()
         if self._metrics_server is not None:
@@ -364,6 +393,7 @@ class App:
         _log.info("draining", grace_s=grace_ns / 1e9, frames_in_flight=len(self.driver.held))
         try:
             self._health.drain()
+            self.trials.drain()
             self.streams.drain()
             self._samplers.drain(self.driver.clock() + grace_ns)
             self.driver.submit(DrainRequested(self.driver.clock() + grace_ns))
@@ -398,8 +428,27 @@ class App:
             versions=versions,
             log_lines_lost=self.log_lines_lost(),
             recorded_events_lost=self._recording.lost,
+            trials=self.trials.stages(),
+            trials_ended={(name, end.name): n for (name, end), n in self.trials.ended_counts.copy().items()},
             frames_refused=self.streams.host.refused.copy(),
             calls_failed=self._doors.gate.failed.copy(),
+            samples=self._sampling.counts,
+            learning=self.learning.counts(),
+        )
+
+    def _trial_decided(self, report: TrialReport) -> None:
+        """Notes what a trial has come to, with the figures that it rests on."""
+        figures = report.figures
+        self._doors.gate.audit.decided(
+            f"{report.name}/{report.version}",
+            report.against,
+            report.stage.name,
+            report.reason,
+            frames_compared=figures.frames_compared,
+            agreement=f"{figures.agreement:.4f} ({figures.agreement_low:.4f} to {figures.agreement_high:.4f})",
+            canary=f"{figures.canary_on_time} of {figures.canary_frames} on time",
+            rest=f"{figures.rest_on_time} of {figures.rest_frames} on time",
+            errors=figures.errors,
         )
 
     def _say_sandbox(self) -> None:

@@ -5,44 +5,20 @@ whose packages are missing can say which ones to install. Errors are one line ea
 what the user typed or configured, 1 for what failed. `DULY_DEBUG=1` shows tracebacks.
 """
 
-import importlib
 import importlib.metadata
 import os
 import platform
 import sys
-from typing import Any
 
 import click
 
 from duly import compiled
+from duly.cli_lazy import Lazy
 
 _SERVER_EXTRAS = "pip install 'duly[cpu]', or 'duly[gpu]' for an NVIDIA GPU"
 _LOG_EXTRAS = "pip install 'duly[logs]'"
+_OURS = ("duly", "duly_client", "duly_learn", "duly_logs")
 _DEMO_EXTRAS = "pip install 'duly[cpu,demo]', or 'duly[gpu,demo]' for an NVIDIA GPU"
-
-
-class _Lazy(click.Command):
-    """Stands for a command that is imported when it is called. Until then only its name and summary are known."""
-
-    def __init__(self, name: str, target: str, summary: str, needs: str) -> None:
-        super().__init__(name, short_help=summary)
-        self._target = target
-        self._needs = needs
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
-        module, _, attribute = self._target.partition(":")
-        try:
-            command: click.Command = getattr(importlib.import_module(module), attribute)
-        except ModuleNotFoundError as error:
-            missing = (error.name or "duly").partition(".")[0]
-            if missing.startswith("duly"):
-                raise
-            raise click.ClickException(
-                f"{self.name} needs the module {missing}, which is not installed: {self._needs}"
-            ) from error
-        return command.make_context(info_name, args, parent, **extra)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -52,15 +28,15 @@ def cli() -> None:
     """
 
 
-cli.add_command(_Lazy("serve", "duly.cli_serve:serve", "Serve the models of a repository.", _SERVER_EXTRAS))
-cli.add_command(_Lazy("models", "duly.cli_models:models", "Look at a model repository.", _SERVER_EXTRAS))
-cli.add_command(_Lazy("doctor", "duly.cli_doctor:doctor", "Look at this machine and the settings.", _SERVER_EXTRAS))
-cli.add_command(_Lazy("stream", "duly.cli_stream:stream", "Stream a recording to a server.", "pip install duly"))
-cli.add_command(_Lazy("replay", "duly.cli_replay:replay", "Feed a recorded drive to a server.", _LOG_EXTRAS))
-cli.add_command(_Lazy("diff", "duly.cli_diff:diff", "Compare two replays of one drive.", _LOG_EXTRAS))
-cli.add_command(_Lazy("token", "duly.cli_token:token", "Make tokens for clients, and check them.", _SERVER_EXTRAS))
-cli.add_command(_Lazy("certs", "duly.cli_certs:certs", "Make certificates for a first try.", _SERVER_EXTRAS))
-cli.add_command(_Lazy("demo", "duly.demo.command:demo", "Watch duly work on real models.", _DEMO_EXTRAS))
+cli.add_command(Lazy("serve", "duly.cli_serve:serve", "Serve the models of a repository.", _SERVER_EXTRAS))
+cli.add_command(Lazy("models", "duly.cli_models:models", "Look at a model repository.", _SERVER_EXTRAS))
+cli.add_command(Lazy("doctor", "duly.cli_doctor:doctor", "Look at this machine and the settings.", _SERVER_EXTRAS))
+cli.add_command(Lazy("stream", "duly.cli_stream:stream", "Stream a recording to a server.", "pip install duly"))
+cli.add_command(Lazy("replay", "duly.cli_replay:replay", "Feed a recorded drive to a server.", _LOG_EXTRAS))
+cli.add_command(Lazy("diff", "duly.cli_diff:diff", "Compare two replays of one drive.", _LOG_EXTRAS))
+cli.add_command(Lazy("token", "duly.cli_token:token", "Make tokens for clients, and check them.", _SERVER_EXTRAS))
+cli.add_command(Lazy("certs", "duly.cli_certs:certs", "Make certificates for a first try.", _SERVER_EXTRAS))
+cli.add_command(Lazy("demo", "duly.demo.command:demo", "Watch duly work on real models.", _DEMO_EXTRAS))
 
 
 @cli.command(short_help="Print the versions of duly and what it stands on.")
@@ -131,7 +107,7 @@ def _report(error: Exception) -> int:
             message += f" (see {error.ctx.command_path} --help)"
     elif isinstance(error, OSError) and error.filename is not None:
         message = f"{error.filename}: {error.strerror}"
-    elif isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("duly", "duly_client", "duly_logs"):
+    elif isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _OURS:
         message = str(error)
     else:
         message = f"internal error, {type(error).__name__}: {error} (DULY_DEBUG=1 shows where)"

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from duly.cli_convert import convert
+from duly.cli_lazy import Lazy
 from duly.cli_manifest import manifest
 from duly.cli_settings import CONFIG_OPTION, setting_option
 from duly.cli_versions import COMMANDS
@@ -17,6 +18,8 @@ from duly.config import ConfigError, load_config
 from duly.models.repository import ModelVersion, NotARepository, Repository, RepositoryProblem
 
 _FOLDER = click.argument("folder", metavar="DIR", type=click.Path(exists=True, path_type=Path), required=True)
+
+_LEARN_EXTRAS = "pip install 'duly[learn]' beside 'duly[cpu]' or 'duly[gpu]'"
 
 _CHECKED = (
     "lanes",
@@ -127,7 +130,13 @@ def _check(folder: Path, config: Path | None, **settings: Any) -> None:
     sys.exit(0 if results and not any(found.problem for found in results) else 1)
 
 
-for _command in (convert, manifest, *COMMANDS):
+for _command in (
+    convert,
+    manifest,
+    *COMMANDS,
+    Lazy("optimize", "duly_learn.commands.optimize:optimize", "Make faster variants of a model.", _LEARN_EXTRAS),
+    Lazy("robustness", "duly_learn.commands.robustness:robustness", "Test a model on harmed frames.", _LEARN_EXTRAS),
+):
     models.add_command(_command)
 models.add_command(
     click.Command(

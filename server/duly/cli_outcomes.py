@@ -59,6 +59,7 @@ class OutcomePrinter:
         self._as_json = as_json
         self._labels = next((spec.labels for spec in terms.outputs if spec.labels), ())
         self._counts: Counter[Status] = Counter()
+        self._guards: Counter[str] = Counter()
         self._latencies_ms: deque[float] = deque(maxlen=LATENCIES_MAX)
 
     def begin(self, model: str, server: str, recording: Recording, period_s: float) -> None:
@@ -84,6 +85,7 @@ class OutcomePrinter:
                 self._unusable.tell(f"{source}: {outcome.reason}")
         latency_ms = outcome.latency_ns / 1e6
         self._counts[outcome.status] += 1
+        self._guards.update(outcome.guards)
         if outcome.ok:
             self._latencies_ms.append(latency_ms)
         if self._as_json:
@@ -93,6 +95,8 @@ class OutcomePrinter:
         line = f"frame {outcome.frame_id}  {words}"
         if outcome.ok:
             line += f"  {latency_ms:.1f} ms  {_in_words(outcome.outputs, self._labels)}"
+        if outcome.guards:
+            line += f"  [{', '.join(outcome.guards)}]"
         click.echo(f"{line}  ({outcome.reason})" if outcome.reason else line)
 
     @property
@@ -113,13 +117,20 @@ class OutcomePrinter:
         if self._as_json:
             latency = {"p50": round(p50_ms, 3), "p99": round(p99_ms, 3)} if self._latencies_ms else None
             passed_over = self._unusable.passed_over
-            summary = {"sent": sent, "passed_over": passed_over, "outcomes": counts, "latency_ms": latency}
+            summary = {
+                "sent": sent,
+                "passed_over": passed_over,
+                "outcomes": counts,
+                "guards": dict(sorted(self._guards.items())),
+                "latency_ms": latency,
+            }
             click.echo(json.dumps(summary))
             return
         shares = ", ".join(f"{count} {name.lower().replace('_', ' ')}" for name, count in counts.items())
         latency_text = f"; latency p50 {p50_ms:.1f} ms, p99 {p99_ms:.1f} ms" if self._latencies_ms else ""
         more = f"; {self._unusable.passed_over} passed over" if self._unusable.passed_over else ""
-        click.echo(f"{sent} frame{'' if sent == 1 else 's'} sent: {shares or 'none'}{more}{latency_text}")
+        flags = "".join(f"; {name} on {count}" for name, count in sorted(self._guards.items()))
+        click.echo(f"{sent} frame{'' if sent == 1 else 's'} sent: {shares or 'none'}{more}{flags}{latency_text}")
 
 
 def _in_words(outputs: dict[str, Array], labels: tuple[str, ...]) -> str:
@@ -158,6 +169,7 @@ def _as_json(outcome: Outcome) -> dict[str, Any]:
         "variant": outcome.variant,
         "batch_size": outcome.batch_size,
         "reason": outcome.reason,
+        "guards": list(outcome.guards),
         "outputs": {
             name: _elements(array) if array.size <= OUTPUT_ELEMENTS_MAX else {"shape": list(array.shape)}
             for name, array in outcome.outputs.items()

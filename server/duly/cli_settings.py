@@ -13,6 +13,9 @@ CONFIG_OPTION = click.Option(
     ["--config"], type=click.Path(path_type=Path), metavar="FILE", help="TOML file of settings."
 )
 
+_FOLDERS = ("learn",)
+"""Settings that are folders, though their names do not say so."""
+
 
 def setting_option(name: str) -> click.Option:
     """Makes the option for a setting. Its value stays text: `load_config` checks the values of all sources alike."""
@@ -20,9 +23,8 @@ def setting_option(name: str) -> click.Option:
     text = f"{setting.description or ''}  [{_default(setting)}; {variable_name(name)}]"
     if setting.annotation is bool:
         return click.Option([f"{option_name(name)}/--no-{name.replace('_', '-')}"], default=None, help=text)
-    return click.Option(
-        [option_name(name)], metavar="DIR" if name.endswith("_folder") else _metavar(setting), help=text
-    )
+    folder = name.endswith("_folder") or name in _FOLDERS
+    return click.Option([option_name(name)], metavar="DIR" if folder else _metavar(setting), help=text)
 
 
 def _default(setting: FieldInfo) -> str:

@@ -1,8 +1,10 @@
-"""`duly models load`, `unload`, `activate` and `rollback`: which versions a running server serves."""
+"""`duly models load`, `unload`, `activate`, `rollback`, `trials`, `try` and `veto`: which versions a running server
+serves, and which it tries.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,21 +14,28 @@ if TYPE_CHECKING:
     from duly.v1 import model_pb2
     from duly_client import Client
 
+_Answer = TypeVar("_Answer")
+
 _NAME = click.argument("name")
 _FORCE = click.option("--force", is_flag=True, help="Even if what open streams were promised no longer holds with it.")
+
+
+def _ask(connection: Connection, call: "Callable[[Client], Awaitable[_Answer]]") -> "_Answer":
+    """Makes a call and returns its answer."""
+    client = connection.client()
+
+    async def run() -> _Answer:
+        async with client:
+            return await call(client)
+
+    return asyncio.run(run())
 
 
 def _on(connection: Connection, call: "Callable[[Client], Awaitable[model_pb2.Model]]") -> None:
     """Makes a call, and prints the model as it is then."""
     from duly.v1 import model_pb2
 
-    client = connection.client()
-
-    async def run() -> model_pb2.Model:
-        async with client:
-            return await call(client)
-
-    model = asyncio.run(run())
+    model = _ask(connection, call)
     for version in model.versions:
         key = f"{model.name}/{version.version}" if version.version else model.name
         state = model_pb2.ModelState.Name(version.state).removeprefix("MODEL_STATE_")
@@ -90,4 +99,64 @@ def rollback(name: str, force: bool, **connection: Any) -> None:
     _on(Connection(**connection), call)
 
 
-COMMANDS = (load, unload, activate, rollback)
+@click.command()
+@click.argument("name", default="")
+@connection_options
+def trials(name: str, **connection: Any) -> None:
+    """Print the trials of new versions of NAME, or of all models: where each stands, and why."""
+
+    async def call(client: "Client") -> "list[model_pb2.Trial]":
+        return await client.trials(name)
+
+    found = _ask(Connection(**connection), call)
+    for trial in found:
+        _print(trial)
+    if not found:
+        click.echo("no trials")
+
+
+@click.command(name="try")
+@_NAME
+@click.argument("version")
+@connection_options
+def try_version(name: str, version: str, **connection: Any) -> None:
+    """Try a version of NAME on live frames, and make it active if it passes, by the rules in [trial] of model.toml."""
+    _print(_ask(Connection(**connection), lambda client: client.start_trial(name, version)))
+
+
+@click.command()
+@_NAME
+@click.argument("version")
+@click.option("--reason", default="", help="Why; it stands in the audit log.")
+@connection_options
+def veto(name: str, version: str, reason: str, **connection: Any) -> None:
+    """End the trial of a version of NAME, if one is on, and have the server never try it by itself."""
+    trial = _ask(Connection(**connection), lambda client: client.veto_version(name, version, reason))
+    if trial is not None:
+        _print(trial)
+    else:
+        click.echo(f"{name}/{version}  VETOED  it was not on trial, and is not tried by itself")
+
+
+def _print(trial: "model_pb2.Trial") -> None:
+    from duly.v1 import model_pb2
+
+    stage = model_pb2.TrialStage.Name(trial.stage).removeprefix("TRIAL_STAGE_")
+    click.echo(f"{trial.name}/{trial.version}  {stage}  {trial.reason}")
+    if trial.frames_compared or trial.frames_not_run or trial.frames_not_drawn:
+        within = f"{trial.agreement_low:.4f} to {trial.agreement_high:.4f}"
+        passed_over = f"{trial.frames_not_run} without spare time, {trial.frames_not_drawn} too many"
+        click.echo(
+            f"  shadow: {trial.frames_compared} frames compared with {trial.name}/{trial.against_version}, agreement "
+            f"{trial.agreement:.4f} ({within}); {passed_over}"
+        )
+    if trial.canary_frames:
+        click.echo(
+            f"  canary: {trial.canary_on_time} of {trial.canary_frames} frames on time, of the others "
+            f"{trial.rest_on_time} of {trial.rest_frames}"
+        )
+    if trial.errors:
+        click.echo(f"  errors: {trial.errors}")
+
+
+COMMANDS = (load, unload, activate, rollback, trials, try_version, veto)

@@ -289,6 +289,54 @@ class ServerConfig(BaseModel):
     ] = 10_000.0
     """A worker is replaced when one of its batches takes longer than this and than 20 times its planned time, and
     sooner where its process is stopped, does nothing, or computes far beyond the plan."""
+    sample: Annotated[Path | None, AfterValidator(_existing_folder)] = None
+    """Folder where samples of frames are kept with their answers, drawn evenly from each stream; not set: none are."""
+    sample_models: Annotated[tuple[str, ...], BeforeValidator(_split_commas)] = ("*",)
+    """Patterns of the models whose frames are sampled."""
+    sample_frames: Annotated[
+        int,
+        Field(gt=0, le=1_000_000),
+        Limit("a frame that is drawn takes the place of another", "duly_samples_written_total"),
+    ] = 64
+    """How many frames of each stream are kept; frames of calls that are no streams are one stream a principal."""
+    sample_streams_max: Annotated[
+        int,
+        Field(gt=0, le=65_536),
+        Limit("samples of streams that ended give way, else nothing is drawn", "duly_samples_dropped_total"),
+    ] = 256
+    """Of how many streams there are samples at once."""
+    sample_bytes_max: Annotated[
+        int,
+        Field(gt=0, le=2**50),
+        Limit("samples of streams that ended give way, else nothing is drawn", "duly_samples_dropped_total"),
+    ] = 2**30
+    """What all samples may take on the disk."""
+    learn: Annotated[Path | None, AfterValidator(_existing_folder)] = None
+    """Folder where frames of models with [learning] are kept with their answers and labels, from which new versions are
+    made while the server runs; needs the extra learn. Not set: models stay as they are."""
+    learn_frames_per_s_max: Annotated[
+        float,
+        Field(gt=0, le=10_000, allow_inf_nan=False),
+        Limit("further frames are answered and not kept", "duly_samples_dropped_total"),
+    ] = 200.0
+    """How many frames of one model that learns are kept a second."""
+    learn_bytes_max: Annotated[
+        int, Field(ge=1 << 20, le=2**50), Limit("the oldest frames are removed", "duly_samples_bytes")
+    ] = 2**30
+    """What the frames of one model that learns may take on the disk, half of it those with labels."""
+    learn_age_s_max: Annotated[
+        float, Field(gt=0, le=10 * 366 * 86_400, allow_inf_nan=False), Limit("older frames are removed")
+    ] = 30 * 86_400.0
+    """How long frames of models that learn are kept, and so how late a label may come."""
+    learn_commands: bool = False
+    """Whether model.toml may name a trainer of its own, which runs with the rights of the server: whoever writes to the
+    repository can then run what he likes."""
+    learn_memory_bytes_max: Annotated[
+        int,
+        Field(ge=256 << 20, le=2**50),
+        Limit("the learner ends and is started again", "duly_learner_restarts_total"),
+    ] = 4 << 30
+    """Memory that the process that learns may have."""
     sandbox: Literal["auto", "require", "off"] = "auto"
     """Whether workers are confined to the files of their model, with no network, no other processes and no privileges:
     auto as far as the kernel can, require refuses to start where it cannot, off leaves them the server's rights."""
@@ -329,6 +377,9 @@ class ServerConfig(BaseModel):
     """Folder to which the newest part of what the scheduler was told and did is written when a worker ends unasked, the
     scheduler fails, or a CRITICAL stream misses many frames in a row; not set: only when SIGUSR1 or DumpRecording asks,
     to the system's folder for temporary files."""
+    state_folder: Annotated[Path | None, AfterValidator(_existing_folder)] = None
+    """Folder for what the server remembers when it starts again: which versions were active, and which did not pass
+    their trials; not set: it begins with the newest version of each model."""
     compression: bool = False
     """Whether compressed messages of clients are taken (gzip, deflate). Small ones that unpack to much take much longer
     than others to take in, which all clients wait for. Off, they are refused: UNIMPLEMENTED."""

@@ -24,6 +24,7 @@ from duly.cgroups import group_settings
 from duly.config import ConfigError, ServerConfig, default_lanes, load_config
 from duly.cpus import usable_cpus
 from duly.descriptors import KEPT_BACK, RAISED_MAX
+from duly.energy.watch import EnergyWatch
 from duly.models.manifest import ManifestError
 from duly.models.repository import NotARepository, Repository
 from duly.models.trust import trust_of
@@ -85,6 +86,7 @@ def examine(settings: Mapping[str, object], file: Path | None, environ: Mapping[
         _wall_clock,
         _clock_source,
         _accelerators,
+        _energy,
         _hard_links,
     ]
     for look in looks:
@@ -324,6 +326,14 @@ def _accelerators() -> list[Finding]:
     if not _installed("onnxruntime-gpu"):
         return [Finding("GPU", Level.WARNING, "; ".join(gpus), "it is not used: pip install 'duly[gpu]'")]
     return [Finding("GPU", Level.OK, "; ".join(gpus))]
+
+
+def _energy() -> list[Finding]:
+    """A server serves as well without it, so that nothing about it is a warning."""
+    watch = EnergyWatch()
+    watch.look()
+    found = [Finding("energy", Level.OK, f"counted by {', '.join(sorted(watch.joules))}")] if watch.joules else []
+    return found + [Finding("energy", Level.OK, f"not available: {reason}", advice) for reason, advice in watch.missing]
 
 
 # ---- clocks ----

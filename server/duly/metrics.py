@@ -5,7 +5,8 @@ them up. So no lock and no object of the Prometheus library is on a frame's way.
 interpreter lock: two numbers of one scrape may be a frame apart, but no number is torn.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -38,6 +39,8 @@ class _Model:
     """Times of the batches of each size that ran."""
     restarts: dict[str, int] = field(default_factory=dict)
     """Number of replaced workers on each lane."""
+    flags: dict[str, int] = field(default_factory=dict)
+    """Number of frames on which each guard found something."""
     streams_opened: int = 0
     streams_closed: int = 0
 
@@ -48,6 +51,35 @@ class _Lane:
 
     busy_ns: int = 0
     wasted_ns: int = 0
+
+
+@dataclass(slots=True)
+class SamplingCounts:
+    """What was kept of frames and what was not, since the server's start."""
+
+    written: Counter[str] = field(default_factory=Counter)
+    """Frames on the disk, by the name of the model."""
+    dropped: Counter[str] = field(default_factory=Counter)
+    """Frames that were to be kept and were not, by reason."""
+    labels: Counter[str] = field(default_factory=Counter)
+    """What became of labels, by the name of the status."""
+    bytes: Mapping[str, int] = field(default_factory=dict)
+    """What samples (`samples`) and stores of models that learn (`store`) take on the disk, as last heard."""
+    restarts: int = 0
+    """How often the process that writes them has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class LearningCounts:
+    """What the learner has said, by model."""
+
+    drifts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """How often a signal has drifted, by model and signal."""
+    attempts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Attempts at new versions, by model and result."""
+    labels: Mapping[str, int] = field(default_factory=dict)
+    """Labels that were taken since the learner began."""
+    restarts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +105,18 @@ class Gauges:
     """Number of the scheduler's events that are missing in the recording."""
     frames_refused: Mapping[str, int] = field(default_factory=dict)
     """Number of frames that were answered at the door, by cause."""
+    trials: Mapping[str, tuple[str, float]] = field(default_factory=dict)
+    """Stage and mean agreement of the versions that are on trial, by model."""
+    trials_ended: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Number of trials that are over, by the name of the model and the stage in which they ended."""
     calls_failed: Mapping[str, int] = field(default_factory=dict)
     """Number of calls that ended with an error of the server's, by its reason."""
     bytes_shared: int = 0
     """Memory that is shared with clients on this machine."""
+    samples: SamplingCounts = field(default_factory=SamplingCounts)
+    """What was kept of frames."""
+    learning: LearningCounts = field(default_factory=LearningCounts)
+    """What is learnt from frames."""
 
 
 @dataclass(slots=True)
@@ -108,6 +148,7 @@ class Metrics(Collector):
         self._lanes: dict[str, _Lane] = {}
         self._lag = Histogram(LAG_BOUNDS_NS)
         self._gauges: Callable[[], Gauges] | None = None
+        self._energy: Callable[[], Mapping[str, float]] = dict
 
     # ---- what happens ----
 
@@ -132,6 +173,13 @@ class Metrics(Collector):
             times = by_size[size] = BatchTimes()
         times.add(input_ns, run_ns, output_ns)
 
+    def flagged(self, model: str, guards: Sequence[str]) -> None:
+        """Counts a frame that was answered and on which these guards had found something."""
+        if guards:
+            flags = (self._models.get(model) or self._of(model)).flags
+            for name in guards:
+                flags[name] = flags.get(name, 0) + 1
+
     def loop_lag(self, lag_ns: int) -> None:
         """Counts a timer for which the event loop was late by `lag_ns`."""
         self._lag.add(lag_ns)
@@ -142,10 +190,15 @@ class Metrics(Collector):
     def stream_closed(self, model: str) -> None:
         self._of(model).streams_closed += 1
 
-    def lane_serves(self, model: str, lane: str) -> None:
-        """Makes the counters of a model on a lane begin at 0, so that their first event is a rise like any other."""
+    def lane_serves(self, model: str, lane: str, guards: Sequence[str] = ()) -> None:
+        """Makes the counters of a model on a lane begin at 0, so that their first event is a rise like any other.
+        `guards`: the names of the model's guards.
+        """
         self._dropped.pop(model, None)
-        self._of(model).restarts.setdefault(lane, 0)
+        counts = self._of(model)
+        counts.restarts.setdefault(lane, 0)
+        for name in guards:
+            counts.flags.setdefault(name, 0)
         self._lanes.setdefault(lane, _Lane())
 
     def worker_restarted(self, model: str, lane: str) -> None:
@@ -164,6 +217,10 @@ class Metrics(Collector):
     def set_gauges(self, source: Callable[[], Gauges]) -> None:
         """Sets what gives the gauges. It is called at every scrape, on the scrape's thread, so it must only read."""
         self._gauges = source
+
+    def set_energy(self, source: Callable[[], Mapping[str, float]]) -> None:
+        """Sets what gives the joules that each device has taken. Any thread may call it, so it must only read."""
+        self._energy = source
 
     def _of(self, model: str) -> _Model:
         counts = self._models.get(model)
@@ -214,6 +271,10 @@ class Metrics(Collector):
         """Time that all lanes together spent on results that came late."""
         return sum(times.wasted_ns for times in self._lanes.copy().values())
 
+    def energy_joules(self) -> Mapping[str, float]:
+        """Returns what each device has taken since the server began to look; empty: no device tells."""
+        return self._energy()
+
     # ---- what Prometheus reads ----
 
     def collect(self) -> Iterator[Metric]:
@@ -225,6 +286,14 @@ class Metrics(Collector):
         lag = HistogramMetricFamily("duly_event_loop_lag_seconds", "How late the event loop was for its timers.")
         lag.add_metric([], self._lag.cumulative(_S), self._lag.total / _S)
         yield lag
+        energy = CounterMetricFamily(
+            "duly_energy_joules_total",
+            "Energy that a device of this machine has taken, for whatever it did; psys contains the others.",
+            labels=["device"],
+        )
+        for device, joules in self._energy().items():
+            energy.add_metric([device], joules)
+        yield energy
         if self._gauges is not None:
             yield from _gauges(self._gauges(), models)
 
@@ -237,6 +306,11 @@ def _model_counters(models: Mapping[str, _Model]) -> Iterator[Metric]:
     restarts = CounterMetricFamily(
         "duly_worker_restarts_total", "Workers replaced after a crash or a hang.", labels=["model", "lane"]
     )
+    flags = CounterMetricFamily(
+        "duly_guard_flags_total",
+        "Frames answered on which a guard of the model found something.",
+        labels=["model", "guard"],
+    )
     opened = CounterMetricFamily("duly_streams_opened_total", "Streams opened.", labels=["model"])
     closed = CounterMetricFamily("duly_streams_closed_total", "Streams that have ended.", labels=["model"])
     for model, counts in models.items():
@@ -247,9 +321,11 @@ def _model_counters(models: Mapping[str, _Model]) -> Iterator[Metric]:
         batches.add_metric([model], sum(counts.batch_size.counts))
         for lane, times in counts.restarts.copy().items():
             restarts.add_metric([model, lane], times)
+        for name, frames in counts.flags.copy().items():
+            flags.add_metric([model, name], frames)
         opened.add_metric([model], counts.streams_opened)
         closed.add_metric([model], counts.streams_closed)
-    yield from (outcomes, batches, restarts, opened, closed)
+    yield from (outcomes, batches, restarts, flags, opened, closed)
 
 
 def _model_histograms(models: Mapping[str, _Model]) -> Iterator[Metric]:
@@ -325,6 +401,7 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
         "Events of the scheduler that are missing in the recording, because its file was too slow or full.",
         value=gauges.recorded_events_lost,
     )
+    yield from _trials(gauges)
     refused = CounterMetricFamily(
         "duly_frames_refused_total", "Frames that were answered at the door.", labels=["cause"]
     )
@@ -337,3 +414,66 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
     for reason, count in gauges.calls_failed.items():
         failed.add_metric([reason], count)
     yield failed
+    yield from _samples(gauges.samples)
+    yield from _learning(gauges.learning)
+
+
+def _samples(counts: SamplingCounts) -> Iterator[Metric]:
+    written = CounterMetricFamily(
+        "duly_samples_written_total", "Frames that were kept with their answers.", labels=["model"]
+    )
+    dropped = CounterMetricFamily(
+        "duly_samples_dropped_total", "Frames that were to be kept and were not, by why.", labels=["reason"]
+    )
+    labels = CounterMetricFamily("duly_feedback_total", "Labels of frames, by what became of them.", labels=["status"])
+    size = GaugeMetricFamily("duly_samples_bytes", "What kept frames take on the disk.", labels=["kind"])
+    for family, values in (
+        (written, counts.written),
+        (dropped, counts.dropped),
+        (labels, counts.labels),
+        (size, counts.bytes),
+    ):
+        for name, value in dict(values).items():
+            family.add_metric([name], value)
+    yield from (written, dropped, labels, size)
+    yield CounterMetricFamily(
+        "duly_samples_writer_restarts_total",
+        "How often the process that keeps frames has ended.",
+        value=counts.restarts,
+    )
+
+
+def _learning(learning: LearningCounts) -> Iterator[Metric]:
+    drifts = CounterMetricFamily("duly_drift_total", "Times that a signal has drifted.", labels=["model", "signal"])
+    for (model, signal), count in learning.drifts.items():
+        drifts.add_metric([model, signal], count)
+    attempts = CounterMetricFamily(
+        "duly_learning_attempts_total", "Attempts at a new version, by how they ended.", labels=["model", "result"]
+    )
+    for (model, result), count in learning.attempts.items():
+        attempts.add_metric([model, result], count)
+    labels = GaugeMetricFamily("duly_learning_labels", "Labels that the learner knows of.", labels=["model"])
+    for model, count in learning.labels.items():
+        labels.add_metric([model], count)
+    yield from (drifts, attempts, labels)
+    yield CounterMetricFamily(
+        "duly_learner_restarts_total", "Times that the process that learns has ended.", value=learning.restarts
+    )
+
+
+def _trials(gauges: Gauges) -> Iterator[Metric]:
+    stages = GaugeMetricFamily(
+        "duly_trial_stage", "The stage of a version that is on trial.", labels=["model", "stage"]
+    )
+    agreement = GaugeMetricFamily(
+        "duly_trial_agreement_ratio",
+        "Mean agreement of a version that is on trial with the active one.",
+        labels=["model"],
+    )
+    for model, (stage, mean) in gauges.trials.items():
+        stages.add_metric([model, stage], 1)
+        agreement.add_metric([model], mean)
+    ended = CounterMetricFamily("duly_trials_total", "Trials that are over, by their end.", labels=["model", "stage"])
+    for (name, stage), count in gauges.trials_ended.items():
+        ended.add_metric([name, stage], count)
+    yield from (stages, agreement, ended)

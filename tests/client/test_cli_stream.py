@@ -39,6 +39,27 @@ async def test_each_outcome_is_a_line_and_the_end_a_summary(arrays: Path) -> Non
     assert errors.startswith(f"{arrays}: 5 arrays float32[4], every 5 ms, to model version 3 at 127.0.0.1:")
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+async def test_what_guards_found_is_shown_and_counted(arrays: Path, as_json: bool) -> None:
+    async def guarded(stream: OpenedStream) -> None:
+        await stream.greet()
+        async for frame in stream.frames():
+            outcome = on_time(frame)
+            outcome.guards.extend({2: ["frozen"], 3: ["frozen", "blank"]}.get(frame.frame_id, []))
+            await stream.answer(outcome)
+
+    status, lines, errors = await stream(guarded, "--input", arrays, "--rate", 200, *(["--json"] if as_json else []))
+    assert status == 0, errors
+    if as_json:
+        *outcomes, summary = map(json.loads, lines)
+        assert [outcome["guards"] for outcome in outcomes] == [[], ["frozen"], ["frozen", "blank"], [], []]
+        assert summary["guards"] == {"blank": 1, "frozen": 2}
+    else:
+        assert lines[0].endswith("y float32[4]")
+        assert lines[2].endswith("y float32[4]  [frozen, blank]")
+        assert lines[5].startswith("5 frames sent: 5 on time; blank on 1; frozen on 2; latency p50 ")
+
+
 async def test_detections_are_named(arrays: Path) -> None:
     script = answering(
         tensor("boxes", np.zeros((3, 4), np.float32), tensor_pb2.DATA_TYPE_FP32),

@@ -33,6 +33,7 @@ from duly.core.scheduler import PROBE_SPOILT_PERCENT, Scheduler
 from duly.core.timing.profile import Profile
 from duly.core.types import Frame, JointFrame, OutcomeStatus, StreamClass, StreamTerms
 from tests.core.fused import Fused
+from tests.core.spare import Spare
 
 SERVED = (OutcomeStatus.ON_TIME, OutcomeStatus.LATE)
 Variant = tuple[str, int]
@@ -128,6 +129,8 @@ class Accounts:
         self.fused = Fused(scheduler)
         """What concerns the members of fusion groups. The joint frames of a group are frames of a stream in `streams`.
         """
+        self.spare = Spare()
+        """What concerns streams whose frames run in spare time only; `streams` has none of them."""
         self.streams: dict[int, Stream] = {}
         self.lanes: dict[str, Lane] = {}
         """The lanes that are up."""
@@ -174,16 +177,17 @@ class Accounts:
     def note(self, now_ns: int, event: Event) -> None:
         self.closing = event.stream_id if isinstance(event, StreamClosed) else None
         self.fused.note(event)
+        self.spare.note(now_ns, event)
         self._note_groups()
         self.came = []
         match event:
             case StreamOpened():
-                if event.terms.fusion is None:
+                if event.terms.fusion is None and not event.terms.spare:
                     self.streams[event.stream_id] = Stream(event.terms)
             case FramesArrived(frames):
                 for frame in frames:
                     self.arrived_ns[frame.seq] = now_ns
-                    if frame.stream_id not in self.fused.streams:
+                    if frame.stream_id not in self.fused.streams and frame.seq not in self.spare.frames:
                         self._note_arrived(now_ns, frame)
             case FrameRefused(stream_id):
                 if stream_id in self.streams:
@@ -316,7 +320,7 @@ class Accounts:
         batch = running.action
         self.batches[batch.batch_id] = running
         self.lanes[batch.lane].batch_id = batch.batch_id
-        if not running.frames:
+        if not running.frames or running.frames[0].seq in self.spare.frames:
             return
         worker = self.workers[batch.model, running.rank, batch.lane]
         worker.last_run_ns, worker.spoilt = now_ns, False

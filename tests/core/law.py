@@ -96,6 +96,11 @@ class Witness:
     def _resolved(self, now_ns: int, event: Event, action: ResolveFrame) -> None:
         accounts, frame, status = self.accounts, action.frame, action.status
         told = f"{now_ns}: frame {frame.stream_id}/{frame.frame_id} {status.name} ({action.reason})"
+        if frame.seq in accounts.spare.frames:
+            self._assert_fate(now_ns, action, told)
+            accounts.spare.resolved(now_ns, event, action, accounts, told)
+            self.seen["spare frames"] += 1
+            return
         if frame.seq in accounts.pieces and not isinstance(frame, JointFrame):
             self._piece_resolved(now_ns, event, action, told)
             return
@@ -228,6 +233,11 @@ class Witness:
         assert lane.batch_id is None, f"{told}: the lane is not free"
         assert worker is not None, f"{told}: the model has no worker of rank {rank} there"
         assert worker.variant == batch.variant, f"{told}: frames of the queue of {worker.variant}"
+        if frames[0].seq in accounts.spare.frames:
+            accounts.spare.started(now_ns, batch, accounts, told)
+            accounts.note_started(now_ns, Running(batch, rank, now_ns, probe=False))
+            self.seen["spare runs"] += 1
+            return
         assert len(frames) <= worker.batch_max, f"{told}: {len(frames)} frames"
         plan_ns = accounts.planned_ns((batch.model, rank), batch.lane)
         extra_ns = sum(accounts.extra_ns[frame.seq] for frame in frames)
@@ -407,6 +417,7 @@ class Witness:
         )
         wake_ns = self.next_wake_ns()
         accounts.fused.settled(now_ns, wake_ns, accounts.stateful)
+        accounts.spare.settled(now_ns, wake_ns, accounts.batch_of)
         assert wake_ns is None or wake_ns > now_ns, f"{now_ns}: asks to be woken at {wake_ns}, again and again"
         for frame in waiting:
             told = f"{now_ns}: frame {frame.stream_id}/{frame.frame_id}"

@@ -63,6 +63,8 @@ CLASSES = (
 STREAMS_MAX = 12
 GROUP_IDS = 1000
 """Streams of fusion groups have the ids from here on."""
+SPARE_IDS = 2000
+"""Streams whose frames run in spare time only have the ids from here on."""
 SHUTTER_NS = 10 * MS
 """Sensors of fusion groups capture at these intervals, as far as they are exact."""
 TURNS_MAX = 40
@@ -95,6 +97,8 @@ class Host:
         """Whether some frames take longer than usual ones."""
         self.takers = ((), ("speech/2",), STATEFUL)[self.now_ns // 4 % 3]
         """The models that take over the state that other versions keep of streams."""
+        self.spare = 1 + self.now_ns % 2 if self.now_ns // 8 % 3 == 0 else 0
+        """How many streams have frames for spare time alone."""
         self.fusing = fusing
         self.groups: list[tuple[str, Fusion]] = []
         """The model and the first member of each group."""
@@ -109,6 +113,8 @@ class Host:
             self.random.choice([self._load_everywhere, self._load_somewhere])(model)
         for _ in range(self.random.randint(1, 6)):
             self.open_stream()
+        for nth in range(self.spare):
+            self._open_spare(SPARE_IDS + nth)
         for turn in range(self.random.randint(1, turns_max)):
             happens = [*USUAL, *(() if self.calm else FAULTS), *([Host.frame_read] * 2 if self.large else ())]
             if turn > turns_max // 2:
@@ -117,6 +123,28 @@ class Host:
         if turns_max == TURNS_MAX and self.calm and self.random.random() < 0.4:
             self.operate_long()
         self.end()
+
+    # ---- frames for spare time alone ----
+
+    def _open_spare(self, stream_id: int) -> None:
+        model = self.random.choice(self.models)
+        terms = StreamTerms(StreamClass.BEST_EFFORT, BacklogPolicy.LATEST, 1, 100 * MS, 64, model=model, spare=True)
+        self._step(StreamOpened(stream_id, terms))
+
+    def _send_spare(self) -> None:
+        """Sends a frame for spare time alone, and closes such a stream or opens it again now and then."""
+        spare = self.witness.accounts.spare
+        stream_id = SPARE_IDS + self.seq % self.spare
+        if self.seq % 11 == 0 and stream_id in spare.streams:
+            self._step(StreamClosed(stream_id))
+        elif stream_id not in spare.streams:
+            self._open_spare(stream_id)
+        self.seq += 1
+        model = spare.streams[stream_id].model if stream_id in spare.streams else MODELS[0]
+        deadline_ns = self.now_ns + (100, 3)[self.seq % 9 == 0] * MS
+        extra_ns = 3 * MS if self.seq % 5 == 0 else 0
+        frame = Frame(self.seq, stream_id, self.seq, model, deadline_ns, False, False, extra_ns)
+        self._step(FramesArrived([frame]))
 
     # ---- traffic ----
 
@@ -181,6 +209,8 @@ class Host:
             jitter_ns = self.random.choice([0, self.random.randint(-60, 30) * MS])
             frames.append(self._frame(stream_id, jitter_ns, must_run=self.random.random() < 0.2))
             frames += self._partners(stream_id)
+        if self.spare:
+            self._send_spare()
         if self.random.random() < 0.5:
             self._step(FramesArrived(frames))
         else:
@@ -293,6 +323,8 @@ class Host:
             self._pass(max(0, next_ns - self.now_ns), punctual=True)
             stream_id = r.choice(streams)
             self._step(FramesArrived([self._frame(stream_id, 0, must_run=False), *self._partners(stream_id)]))
+            if self.spare:
+                self._send_spare()
             if self.large and r.random() < 0.4:
                 self.frame_read()
 
@@ -370,6 +402,9 @@ class Host:
         for batch_id in list(accounts.batches):
             self._step(BatchFinished(batch_id))
         assert not accounts.unanswered, "the drain is over and frames have no answer"
+        assert not accounts.spare.frames, "the drain is over and frames for spare time have no answer"
+        for stream_id in list(accounts.spare.streams):
+            self._step(StreamClosed(stream_id))
         for stream_id in self.streams:
             self._step(StreamClosed(stream_id))
         for batch_id in list(accounts.batches):  # of lanes that were warmed meanwhile

@@ -13,7 +13,8 @@ is what the scheduler did about them, or `ok` where it did nothing. Lines that b
     stream 1 model=detect/1 budget=100ms              class=STANDARD backlog=LATEST (KEEP_LAST:3, ALL) credit=64
                                                       gap=CONTINUE (stateful models) rank_max=1 period=20ms
                                                       principal=north floor=3/4; words: policed, advise, follow (is
-                                                      told to slow down; keeps frames of `traffic` back as it is told)
+                                                      told to slow down; keeps frames of `traffic` back as it is told),
+                                                      spare (its frames run in spare time only)
                                                       fusion=rig:left/left,right (group, its input of which inputs)
                                                       tolerance=10ms wait=NEWEST (EXACT, WITHIN_DEADLINE)
     frame 1/7                                         of stream 1, id 7; budget, model: else the stream's; age=5ms since
@@ -309,6 +310,7 @@ class Story:
             floor_window=int(floor_window),
             advise=command.flag("advise") or follows,
             policed=command.flag("policed"),
+            spare=command.flag("spare"),
             fusion=self._fusion(stream_id, command),
         )
         return StreamOpened(stream_id, terms)

@@ -37,6 +37,8 @@ RARE = (
     "joint frames",
     "pieces",
     "parted",
+    "spare frames",
+    "spare runs",
 )
 BY_SCHEDULER = (State.ARRIVING, State.WAITING, State.RUNNING)
 """Where the scheduler answers frames; each row of these states must be met."""

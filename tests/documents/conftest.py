@@ -18,11 +18,13 @@ from tests.documents.pages import ROOT, blocks
 
 ENVIRONMENT = {
     **os.environ,
-    "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "server", ROOT / "clients" / "python", ROOT / "load_tests"))),
+    "PYTHONPATH": os.pathsep.join(map(str, (ROOT / "server", ROOT / "clients" / "python", ROOT / "load_tests", ROOT))),
 }
 
 
 README = "README.md"
+SAMPLES = "samples"
+"""The folder in which the server keeps frames."""
 LOCAL = "local.sock"
 """The socket in the reader's folder at which the server shares memory."""
 
@@ -57,6 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "models" / "yolo" / "coco.names").write_text("\n".join(f"class {number}" for number in range(80)))
     graphs.save(root / "models", "reviews", graphs.sorting_reviews())
     graphs.save(root / "models", "policy", graphs.acting(), '[chunk]\noutput = "actions"\ndt_ms = 20\n')
+    (root / SAMPLES).mkdir()
     (pbtxt,) = [each.text for each in blocks("pbtxt")]
     graphs.save(root / "models", "tracker", graphs.summing())
     (root / "models" / "tracker" / "model.toml").unlink()
@@ -88,7 +91,14 @@ def address(folder: Path) -> Iterator[str]:
     lines = [line for block in blocks("sh") if block.page == README for line in block.text.splitlines()]
     (line,) = [line for line in lines if line.startswith("duly serve")]
     command = line.replace(":8500", ":0").replace(":9090", ":0").split()
-    process = run(folder, *command, "--log-format=json", "--threads=1", f"--local={folder}/{LOCAL}")
+    process = run(
+        folder,
+        *command,
+        "--log-format=json",
+        "--threads=1",
+        f"--local={folder}/{LOCAL}",
+        f"--sample={folder}/{SAMPLES}",
+    )
     assert process.stderr is not None
     try:
         log = []

@@ -38,6 +38,11 @@ BEFORE = {
     "    do = staticmethod(lambda action: print('ON_TIME', action, flush=True))\n"
     "def observation():\n"
     "    return numpy.zeros((1, 1), numpy.float32)\n",
+    "docs/sampling.md": "from pathlib import Path\n"
+    "from duly.sampling.files import write\n"
+    "from tests.sampling.made import sample\n"
+    "Path('samples/yolo/labelled').mkdir(parents=True, exist_ok=True)\n"
+    "write(Path('samples/yolo/labelled/000000000001.npz'), [sample(1)], segment=True)\n",
 }
 """What the text around an example supposes."""
 FOR = {

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hdrh.histogram import HdrHistogram
 
-from duly_load.cli.target_machine import machine_of
+from duly.energy.meter import Energy
 from duly_load.results import files as live_files
 from duly_load.results.files import write_files
 from duly_load.results.formats import write_csv, write_json
@@ -21,6 +21,7 @@ from duly_load.results.machine import look
 from duly_load.results.measure import measure
 from duly_load.results.outcomes import FrameOutcome
 from duly_load.results.record import Ending, LiveRun
+from duly_load.targets.target_machine import machine_of
 from tests.duly_load.live_runs import MS, S, load, refused, run_of, served_in_order
 
 
@@ -135,9 +136,13 @@ def test_age_counts_from_capture_to_the_answer() -> None:
     assert results.age_ms.p99 == pytest.approx(119, abs=0.5)
 
 
-def test_cpu_is_of_frames_that_were_sent() -> None:
+def test_cpu_and_energy_are_of_frames_that_were_sent() -> None:
     run = run_of(load(), outcome=FrameOutcome.ON_TIME, server_cpu_s=2.0)
     assert measure(replace(run, server_cpu_s=None)).server_cpu_us_per_frame is None
+    measured = replace(run, energy=Energy({"package-0": 6.0, "psys": 9.0}, 6.0, 3.0))
+    assert measure(measured).joules_per_frame == pytest.approx(6 / len(run.schedule.frames))
+    assert measure(run).joules_per_frame is None
+    assert measure(run).energy_words.startswith("not available: the target is on another machine")
     run.record.outcome[: len(run.schedule.frames) // 2] = FrameOutcome.UNSENT
     sent = len(run.schedule.frames) - len(run.schedule.frames) // 2
     assert measure(run).server_cpu_us_per_frame == pytest.approx(2e6 / sent)
@@ -265,6 +270,8 @@ def test_files_hold_what_the_results_say(tmp_path: Path) -> None:
     assert [int(frame["latency_ns"]) for frame in frames] == run.record.latency_ns.tolist()
     assert {row["valid"] for row in (*streams, *timeline, *frames)} == {"0"}
     assert told["target_machine"] == "not known"
+    assert told["energy"]["joules"] is None
+    assert "another machine" in told["energy"]["why_not"]
     assert told["generator_machine"]["cores"] == look().cores
     write_files(tmp_path, replace(run, problems=()), results, look(), "not known")
     assert {row["valid"] for row in (*rows(tmp_path / "streams.csv"), *rows(tmp_path / "timeline.csv"))} == {"1"}

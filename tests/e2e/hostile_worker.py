@@ -12,6 +12,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,8 @@ LOADS: dict[str, Callable[[socket.socket, int], None]] = {
     "batches below zero": changed(signature(batch_sizes=[-1, 1, 2])),
     "no inputs": changed(signature(inputs=[])),
     "a tensor of less than nothing": changed(signature(outputs=[{"name": "y", **SPEC, "bytes_max": -16}])),
+    "guards without end": changed(signature(guards=["blank"] * 17)),
+    "a guard whose name is none": changed(signature(guards=['blank"} 1\n'])),
     "a lane that is warmed all the time": changed(lambda body: body["variants"][0].update(warm_after_ns=1)),
 }
 HANGS: dict[str, Callable[[socket.socket, int], None]] = {
@@ -227,6 +230,13 @@ def spin(connection: socket.socket, region: channel.Region, done: channel.Done) 
         pass
 
 
+def _flagged(done: channel.Done, flags: bytes) -> bytes:
+    """An answer that says that flags follow its frames, and these."""
+    message = bytearray(channel.encode_done(done))
+    message[4] |= 2
+    return bytes(message) + flags
+
+
 def say(message: Callable[[channel.Done], bytes | bytearray]) -> Callable[..., None]:
     return lambda connection, region, done: (connection.send(message(done)), None)[1]
 
@@ -249,6 +259,9 @@ FATAL: dict[str, Callable[[socket.socket, channel.Region, channel.Done], None]] 
     "an answer to a ping that nobody sent": say(lambda done: channel.encode_pong(1 << 60)),
     "READY again": say(lambda done: channel.encode_text(channel.READY, ready_body())),
     "half an answer": say(lambda done: channel.encode_done(done)[:-1]),
+    "a guard that the model has not": say(lambda done: channel.encode_done(replace(done, flags={0: 1}))),
+    "flags of frames that are not there": say(lambda done: _flagged(done, b"")),
+    "flags that are all 0": say(lambda done: _flagged(done, bytes(2 * len(done.frames)))),
 }
 """What ends the worker, whose batch is FAILED."""
 FATAL_LATER: dict[str, Callable[[socket.socket, channel.Region, channel.Done], None]] = {

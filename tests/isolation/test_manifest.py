@@ -121,6 +121,25 @@ def test_settings_that_are_put_back_after_the_server_has_read_others(root: Path)
         load(body)
 
 
+def test_settings_of_the_version_itself_are_a_file_of_it(root: Path) -> None:
+    own = root / "m/1/model.toml"
+    own.write_text("default_budget_ms = 77\n")
+    listed = written(root)
+    names = {line.split("  ")[1] for line in listed.read_text().splitlines()}
+    assert names == {"../model.toml", "model.toml", "model.onnx"}
+    load(body_of(root, "m", trust={"manifests": "require"}))
+    own.write_text("default_budget_ms = 78\n")
+    assert reason_of(root, "m").startswith("m/1: model.toml is not what sha256sums lists")
+    own.unlink()
+    assert reason_of(root, "m") == "m/1: model.toml is listed in sha256sums and is not there"
+
+
+def test_settings_of_the_version_itself_must_be_signed(root: Path) -> None:
+    trust = signed(root)
+    (root / "m/1/model.toml").write_text("default_budget_ms = 77\n")
+    assert reason_of(root, "m", trust=trust).startswith("m/1: model.toml is not listed in sha256sums")
+
+
 def test_files_that_are_not_listed(tmp_path: Path) -> None:
     numbers = np.arange(4, dtype=np.float32)
     tensor = graphs.external("w", numbers, "weights.bin")

@@ -9,6 +9,7 @@ from duly.models.config_file import read_config
 from duly.models.errors import BrokenModel
 
 X = '[[input]]\nname = "x"\n'
+G = "[[guard]]\n"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -46,6 +47,36 @@ def test_settings_are_read_as_every_editor_saves_them(tmp_path: Path, encoding: 
             X + 'preprocess = [{ op = "layout", axis = "CHW" }]',
             "input[0].preprocess[0].axis: there is no such key; did",
         ),
+        (
+            G + 'kind = "blank"',
+            'guard[0].kind: there is no guard "blank"; the guards are RANGE, …; did you mean BLANK?',
+        ),
+        (
+            G + 'name = "dark"',
+            "guard[0].kind: is missing; the guards are RANGE, FINITE, BLANK, SATURATED, FROZEN, DIST",
+        ),
+        (G + 'kind = "FROZEN"\nrepeats = 2', "guard[0].repeats: there is no such key; did you mean repeats_max?"),
+        (G + 'kind = "RANGE"', "guard: RANGE needs min, max, or both"),
+        (G + 'kind = "RANGE"\nmin = 2\nmax = 1.5', "guard: RANGE has min = 2 above max = 1.5; turn them round"),
+        (G + 'kind = "RANGE"\nmin = nan', "guard[0].min: should be a finite number, got NaN"),
+        (G + 'kind = "RANGE"\nmax = inf', "guard[0].max: should be a finite number, got Infinity"),
+        (G + 'kind = "BLANK"\nspread_max = -1', "guard[0].spread_max: should be greater than or equal to 0, got -1"),
+        (G + 'kind = "SATURATED"\nlow = 1\nhigh = 1', "guard: SATURATED has low = 1, not below high = 1; turn them"),
+        (G + 'kind = "SATURATED"\nshare_max = 1', "guard[0].share_max: should be less than 1, got 1"),
+        (G + 'kind = "FROZEN"\nrepeats_max = -1', "guard[0].repeats_max: should be greater than or equal to 0, got"),
+        (G + 'kind = "FROZEN"\naction = "DROP"', "guard[0].action: should be 'FLAG' or 'INVALID', got \"DROP\""),
+        (
+            G + 'kind = "FROZEN"\nname = "Fest!"',
+            "guard: 'Fest!' is no name; take up to 32 small letters, digits, _ and",
+        ),
+        (G + 'kind = "DISTRIBUTION"', "guard[0].output: is missing"),
+        (G + 'kind = "DISTRIBUTION"\noutput = "d"\nmax = nan', "guard[0].max: should be a finite number, got NaN"),
+        (
+            2 * (G + 'kind = "BLANK"\n'),
+            "guard[1].name: 'blank' is what guard[0] is called already; give it another one",
+        ),
+        (17 * (G + 'kind = "BLANK"\n'), "guard: at most 16 are taken, got 17"),
+        ('[guard]\nkind = "BLANK"', "guard: should be [[guard]], in double brackets"),
         (X + 'datatype = "float32"', "input[0].datatype: should be 'BOOL', …, got \"float32\"; did you mean FP32?"),
         (X + 'encodings = ["jpeg"]', 'input[0].encodings[0]: should be …, got "jpeg"; did you mean JPEG?'),
         (X + 'shape = "3,4"', 'input[0].shape: should be a list in [ ], got "3,4"'),

@@ -135,10 +135,6 @@ def test_versions_as_tensorflow_writes_them(tmp_path: Path) -> None:
             ["m/1/model.onnx", "m/model.toml.txt"],
             "m/model.toml.txt: is not read; a model's settings stand in model.toml: rename it",
         ),
-        (
-            ["m/1/model.onnx", "m/1/model.toml"],
-            "m/1/model.toml: is not read; move it to m/model.toml, for all versions",
-        ),
     ],
 )
 def test_what_would_be_passed_over_without_a_word_is_a_problem(tmp_path: Path, files: list[str], reason: str) -> None:

@@ -39,6 +39,7 @@ def add_outcome(
         message.version = ran.model.rpartition("/")[2]
         message.variant = ran.variant
         message.batch_size = len(ran.frames)
+        message.guards.extend((run.guards or {}).get(frame.seq, ()))
         timing.dispatched_nano = run.dispatched_ns - received_ns
         if run.started_ns:
             timing.started_nano = run.started_ns - received_ns

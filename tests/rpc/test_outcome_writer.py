@@ -86,6 +86,8 @@ def outcomes(draw: some.DrawFn, signature: Signature) -> Outcome:
         if draw(some.booleans()):
             run.started_ns = received_ns + draw(SHORT_NS)
             run.finished_ns = received_ns + draw(SHORT_NS)
+        names = some.lists(some.sampled_from(["frozen", "blank", "range"]), unique=True).map(tuple)
+        run.guards = draw(some.none() | some.dictionaries(some.integers(0, 2), names))
     outputs = None
     if draw(some.booleans()):
         outputs = [

@@ -101,13 +101,19 @@ def places(bench: Bench) -> list[tuple[Any, str]]:
     ]
 
 
+def failing_tap(*seen: object) -> NoReturn:
+    raise Injected("tap")
+
+
 def inject(bench: Bench, rng: random.Random) -> None:
     """Something is about to raise."""
-    match rng.choice(["sink", "recorder", "place", "place", "place"]):
+    match rng.choice(["sink", "recorder", "tap", "place", "place", "place"]):
         case "sink" if bench.streams:
             rng.choice(list(bench.streams.values()))[0].raises = True
         case "recorder":
             bench.recording.raises = True
+        case "tap":
+            bench.driver.add_tap(failing_tap)
         case _:
             once(*rng.choice(places(bench)))
 

@@ -74,6 +74,7 @@ EVENTS: list[Event] = [
             policed=True,
             pinned=True,
             fusion=Fusion(7, "rig", ("left", "right"), 1, 5, FusionWait.EXACT),
+            spare=True,
         ),
     ),
     StreamOpened(2, StreamTerms(StreamClass.STANDARD, BacklogPolicy.ALL, 0, 1, 1)),

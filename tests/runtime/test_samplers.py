@@ -1,14 +1,21 @@
 """How late the event loop runs, and when it is looked. `test_hang` has what is held against workers."""
 
 import asyncio
+import threading
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import pytest
 
+from duly.energy import watch
+from duly.energy.rapl import Rapl
+from duly.energy.watch import EnergyWatch
 from duly.metrics import Metrics
 from duly.runtime import samplers
 from duly.runtime.catalogue import Catalogue
 from duly.runtime.samplers import SAMPLE_SECONDS, Samplers, periodically
+from tests.energy.powercap import Powercap
 
 MS = 1_000_000
 TIMEOUT_MS = 1000.0
@@ -39,6 +46,25 @@ async def test_lag_is_counted_from_when_the_loop_was_to_wake(monkeypatch: pytest
     tasks[0].cancel()
     assert lags == [7 * MS] * 3
     assert asked[:3] == pytest.approx([SAMPLE_SECONDS, SAMPLE_SECONDS - 0.007, SAMPLE_SECONDS - 0.007])
+
+
+async def test_energy_is_looked_at_until_the_server_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    powercap = Powercap(tmp_path)
+    powercap.zone("intel-rapl:0", "package-0", 5_000_000)
+    monkeypatch.setattr(samplers, "EnergyWatch", partial(EnergyWatch, [Rapl(powercap.classes)]))
+    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.01)
+    metrics = Metrics()
+    tasks = Samplers(lambda: 0, Catalogue(()), metrics, TIMEOUT_MS).start()
+    while metrics.energy_joules() != {"package-0": 0}:
+        await asyncio.sleep(0.01)
+    powercap.count("intel-rapl:0", 7_500_000)
+    while metrics.energy_joules() != {"package-0": 2.5}:
+        await asyncio.sleep(0.01)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    while any(thread.name == "energy" for thread in threading.enumerate()):
+        await asyncio.sleep(0.01)
 
 
 async def test_who_looks_periodically_looks_at_whole_multiples(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 that every frame leaves once.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from duly.core.events import Advice
 from duly.core.types import FusionWait, OutcomeStatus, StreamClass
 from duly.models.spec import Signature, TensorSpec
-from duly.runtime.held_frames import InputData
+from duly.runtime.held_frames import HeldFrame, InputData
 from duly.runtime.outcome import FusedOutcome, Outcome, Partner
 from duly.streams.clock import ClockRelation
 from duly.streams.errors import InvalidTerms
@@ -50,10 +51,10 @@ class Rig:
         stream.open()
         return stream
 
-    def send(self, stream: Stream, frame_id: int, captured_unix_ns: int = 0) -> None:
+    def send(self, stream: Stream, frame_id: int, captured_unix_ns: int = 0, data: bytes = b"x") -> None:
         held = stream.take(frame_id, captured_unix_ns, 0, False, RECEIVED_UNIX_NS)
         if held is not None:
-            stream.submit(held, [InputData(0, (1,), b"x")], 1)
+            stream.submit(held, [InputData(0, (1,), data)], 1)
         self.bench.driver._admit()
 
 
@@ -90,6 +91,22 @@ async def test_a_member_that_has_closed_does_not_keep_the_other_from_its_result(
     rig.send(left, 2)
     (lost,) = await written(left)
     assert (lost.status, lost.reason) == (EXPIRED, "no stream gives input 'right' of fusion group 'rig'")
+
+
+async def test_what_looks_at_frames_sees_one_with_the_inputs_of_all_its_pieces(rig: Rig) -> None:
+    seen = []
+
+    def tap(pieces: Sequence[HeldFrame], payload: Sequence[InputData], *rest: object) -> None:
+        seen.append(([piece.frame.frame_id for piece in pieces], [bytes(data.data) for data in payload], *rest))  # type: ignore[arg-type]
+
+    rig.bench.driver.add_tap(tap)
+    left, right = rig.open("left"), rig.open("right")
+    rig.send(right, 3, data=b"R")
+    rig.send(left, 7, data=b"L")
+    right.close()  # its piece runs on, and is looked at all the same
+    rig.bench.end_batch()
+    ((of_left,),) = (await written(left),)
+    assert seen == [([7, 3], [b"L", b"R"], ON_TIME, of_left.outputs, of_left.run)]
 
 
 async def test_a_group_ends_with_its_last_member_and_begins_anew(rig: Rig) -> None:

@@ -39,6 +39,7 @@ class Outcome:
     status: int
     reason: str = ""
     outputs: dict[str, Array] = field(default_factory=dict)
+    guards: tuple[str, ...] = ()
 
 
 class LoadFailed(Exception):
@@ -174,7 +175,9 @@ class Worker:
                 spec.name: output_of(spec, bytes(area[offset : offset + length]), shape)
                 for spec, (offset, length, _, shape) in zip(self.signature.outputs, refs, strict=status == channel.OK)
             }
-            outcomes.append(Outcome(status, done.reasons.get(index, ""), outputs))
+            flags = (done.flags or {}).get(index, 0)
+            guards = tuple(name for place, name in enumerate(self.signature.guards) if flags & 1 << place)
+            outcomes.append(Outcome(status, done.reasons.get(index, ""), outputs, guards))
         return outcomes
 
     def forget(self, *stream_ids: int) -> None:

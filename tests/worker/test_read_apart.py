@@ -1,13 +1,17 @@
 """Rows that were read elsewhere are those that a worker reads itself, and nothing else is taken for one."""
 
+import struct
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import pytest
 
 from duly.models.spec import TensorSpec
 from duly.models.steps import Layout, Normalise, Resize
-from duly.worker.channel import INVALID, OK, ROW, ROW_HEAD, Region, Run
+from duly.worker.channel import INVALID, OK, ROW, Region, Run
 from duly.worker.errors import InvalidFrame
+from duly.worker.guards import InputWatch
 from duly.worker.ops.order import PREPROCESS
 from duly.worker.read_apart import RowReader, row_spec
 from duly.worker.reader import Reader
@@ -29,12 +33,12 @@ def picture() -> bytes:
     return cv2.imencode(".png", pixels)[1].tobytes()
 
 
-def read(data: bytes) -> tuple[int, bytes, str]:
-    """Returns the status of the frame, its row, and why there is none."""
+def read(data: bytes, watches: Sequence[InputWatch] | None = None) -> tuple[int, bytes, str]:
+    """Returns the status of the frame, its row, and why there is none. `watches`: as RowReader takes them."""
     made = reader()
     region = Region.create(layout([SPEC.bytes_max], 1)[1], layout([row_spec(made).bytes_max], 1)[1])
     region.inputs[1][: len(data)] = data
-    done = RowReader([made], region).run(Run(7, 1, [(1, False, [(0, len(data), 2, (40, 90, 1))])]))
+    done = RowReader([made], region, watches).run(Run(7, 1, [(1, False, [(0, len(data), 2, (40, 90, 1))])]))
     ((status, refs),) = done.frames
     rows = [bytes(region.outputs[1][offset : offset + length]) for offset, length, _, _ in refs]
     return status, rows[0] if rows else b"", done.reasons.get(0, "")
@@ -62,7 +66,11 @@ def test_a_damaged_picture_is_invalid() -> None:
 def test_what_is_no_row_is_not_taken_for_one(change: str) -> None:
     _, row, _ = read(picture())
     made = reader()
-    wrong = {"short": row[:-4], "long": row + bytes(4), "nowhere": ROW_HEAD.pack(0, 0, float("nan"), 1) + row[32:]}
+    wrong = {
+        "short": row[:-4],
+        "long": row + bytes(4),
+        "nowhere": row[:16] + struct.pack("<d", float("nan")) + row[24:],
+    }
     with pytest.raises(InvalidFrame, match="input 'x'"):
         made.read(memoryview(wrong[change]), "ROW", (), None, None)
     sound = TensorSpec(name="x", datatype="FP32", shape=(4,), bytes_max=16)

@@ -31,7 +31,9 @@ from duly_client.errors import (
     ServerFault,
     ServerUnavailable,
     StreamRefused,
+    TrialRefused,
 )
+from duly_client.feedback import Feedback, FeedbackResult, FeedbackStatus
 from duly_client.stream import Stream
 from duly_client.types import Advice, Chunk, FusedFrame, Fusion, Outcome, Status, StreamTerms, TensorSpec, Timing
 
@@ -46,6 +48,9 @@ __all__ = [
     "ClientTooSlow",
     "ClockEstimate",
     "DulyError",
+    "Feedback",
+    "FeedbackResult",
+    "FeedbackStatus",
     "ForkedError",
     "FusedFrame",
     "Fusion",
@@ -65,6 +70,7 @@ __all__ = [
     "TensorSpec",
     "Timing",
     "Tls",
+    "TrialRefused",
     "to_bfloat16",
     "to_float32",
 ]

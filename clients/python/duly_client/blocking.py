@@ -153,6 +153,11 @@ class BlockingStream:
     loan = _waiting_on_stream(Stream.loan)
     send_many = _waiting_on_stream(Stream.send_many)
     finish = _waiting_on_stream(Stream.finish)
+    feedback = _waiting_on_stream(Stream.feedback)
+
+    def key_of(self, frame_id: int) -> str:
+        """Returns by what `Feedback` names the stream for that frame, as `key_of` of a `Stream` does."""
+        return self._stream.key_of(frame_id)
 
     def close(self) -> None:
         """Ends the stream now: frames in flight are withdrawn, and outcomes that were not read are dropped."""
@@ -244,11 +249,15 @@ class BlockingClient:
 
     stream = _opening(Client.stream)
     infer = _waiting(Client.infer)
+    feedback = _waiting(Client.feedback)
     models = _waiting(Client.models)
     model = _waiting(Client.model)
     load_model = _waiting(Client.load_model)
     unload_model = _waiting(Client.unload_model)
     activate_version = _waiting(Client.activate_version)
+    trials = _waiting(Client.trials)
+    start_trial = _waiting(Client.start_trial)
+    veto_version = _waiting(Client.veto_version)
     server_info = _waiting(Client.server_info)
     statistics = _waiting(Client.statistics)
     drain = _waiting(Client.drain)

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypeVar
 from weakref import WeakSet
@@ -16,6 +16,7 @@ from duly_client import errors, proxy, wire
 from duly_client.channels import LAN_OPTIONS, OPTIONS, Channels
 from duly_client.connection import Connection
 from duly_client.credentials import Tls, Token, check_clear_text
+from duly_client.feedback import Feedback, FeedbackResult, requests, result_of
 from duly_client.forked import is_forked, using_grpc
 from duly_client.local import LocalConnection, checked_spin_us
 from duly_client.stream import Stream
@@ -204,6 +205,7 @@ class Client:
             reconnect_tries_max=self._reconnect_tries_max,
             error_of=self._error_of,
             open_timeout_s=self._open_timeout_s,
+            send_labels=self.feedback,
         )
 
     async def infer(
@@ -235,7 +237,23 @@ class Client:
             inference_pb2.InferResponse,
             budget_ns / 1e9 + _INFER_GRACE_S if budget_ns else _CALL_TIMEOUT_S,
         )
-        return outcome_of(response.outcome, time.monotonic_ns() - began_ns)
+        outcome = outcome_of(response.outcome, time.monotonic_ns() - began_ns)
+        outcome.stream_key = response.stream_key
+        return outcome
+
+    async def feedback(self, items: Iterable[Feedback]) -> list[FeedbackResult]:
+        """Says what was right for frames that were answered, whenever that is known: the server joins it with what it
+        keeps of them. Returns what became of each label, in their order. Many go in several messages; sending one again
+        is safe, as the newest label of a frame counts.
+
+        Raises TypeError and ValueError where a label can be none, NotAllowed where the caller may not send any, and
+        InvalidRequest where the server keeps no frames at all (FEEDBACK_OFF).
+        """
+        results: list[FeedbackResult] = []
+        for request in requests(list(items)):
+            response = await self._call("InferenceService/Feedback", request, inference_pb2.FeedbackResponse)
+            results += map(result_of, response.results)
+        return results
 
     # ---- models and the server; results are messages of duly.v1 ----
 
@@ -267,6 +285,24 @@ class Client:
         """
         request = model_pb2.ActivateVersionRequest(name=name, version=str(version), force=force)
         return (await self._call("ModelService/ActivateVersion", request, model_pb2.ActivateVersionResponse)).model
+
+    async def trials(self, name: str = "") -> list[model_pb2.Trial]:
+        """The trials of new versions of a model ("": of all): those that are over first."""
+        request = model_pb2.ListTrialsRequest(name=name)
+        return list((await self._call("ModelService/ListTrials", request, model_pb2.ListTrialsResponse)).trials)
+
+    async def start_trial(self, name: str, version: str | int) -> model_pb2.Trial:
+        """Loads a version if it is not, and tries it on live frames; returns when that has begun. Raises TrialRefused
+        where it cannot be tried.
+        """
+        request = model_pb2.StartTrialRequest(name=name, version=str(version))
+        return (await self._call("ModelService/StartTrial", request, model_pb2.StartTrialResponse, None)).trial
+
+    async def veto_version(self, name: str, version: str | int, reason: str = "") -> model_pb2.Trial | None:
+        """Ends the trial of a version, and has it never tried by itself. Returns its trial; None: none was on."""
+        request = model_pb2.VetoVersionRequest(name=name, version=str(version), reason=reason)
+        response = await self._call("ModelService/VetoVersion", request, model_pb2.VetoVersionResponse)
+        return response.trial if response.HasField("trial") else None
 
     async def server_info(self) -> server_pb2.GetServerInfoResponse:
         """Version, limits and lanes of the server."""

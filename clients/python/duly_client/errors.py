@@ -72,6 +72,10 @@ class ActivationRefused(DulyError):
     """
 
 
+class TrialRefused(DulyError):
+    """The version cannot be tried, or not be vetoed; the text says why."""
+
+
 class NotAllowed(DulyError):
     """The credentials are missing or do not permit the call."""
 
@@ -102,6 +106,8 @@ _BY_REASON: dict[str, type[DulyError]] = {
     "CALLS_EXHAUSTED": StreamRefused,
     "DRAINING": ServerUnavailable,
     "DUMP_FAILED": ServerUnavailable,
+    "FEEDBACK_OFF": InvalidRequest,
+    "FEEDBACK_UNAVAILABLE": ServerUnavailable,
     "CLIENT_TOO_SLOW": ClientTooSlow,
     "UNAUTHENTICATED": NotAllowed,
     "NOT_PERMITTED": NotAllowed,
@@ -111,6 +117,7 @@ _BY_REASON: dict[str, type[DulyError]] = {
     "VERSION_CHANGED": LoadFailed,
     "VERSIONS_EXHAUSTED": LoadFailed,
     "ACTIVATION_REFUSED": ActivationRefused,
+    "TRIAL_REFUSED": TrialRefused,
 }
 
 _BY_CODE: dict[grpc.StatusCode, type[DulyError]] = {

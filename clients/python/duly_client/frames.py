@@ -16,6 +16,9 @@ from duly_client.types import Outcome, OutcomeMessage, Status, StreamTerms, outc
 HELD_MAX = 4096
 """Limit of unanswered and unread frames together, many times what is of use to a sensor."""
 
+KEYS_MAX = 64
+"""Of a stream that was opened again so often, earlier frames can be labelled no more by its keys."""
+
 InFlight = tuple[int, int]
 """Of a frame that the server has not answered: its capture time on the monotonic clock, ns, and its size in bytes."""
 
@@ -36,6 +39,8 @@ class Frames:
         """How many outcomes may wait for the application before no more are received."""
         self._in_order = False  # outcomes are given out in the order of the frames
         self._next_id = 1
+        self._keys: deque[tuple[int, str]] = deque(maxlen=KEYS_MAX)
+        """Each key that the stream had, with the first id of the frames that it is for."""
         self._in_flight: dict[int, InFlight] = {}
         self._kept_back: deque[Outcome] = deque()
         """SUPERSEDED here; with the ordering ARRIVAL they wait for the outcomes of earlier frames."""
@@ -70,6 +75,14 @@ class Frames:
         self.credit_bytes = terms.bytes_in_flight_max
         self.unread_max = min(self.credit, HELD_MAX // 2)
         self._in_order = terms.ordering == "ARRIVAL"
+        self._keys.append((self._next_id, terms.stream_key))
+
+    def key_of(self, frame_id: int) -> str:
+        """Returns by what the label of a frame names the stream; empty: none."""
+        for first_id, key in reversed(self._keys):
+            if frame_id >= first_id:
+                return key
+        return ""
 
     # ---- frames ----
 

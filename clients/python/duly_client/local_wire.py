@@ -114,6 +114,7 @@ class LocalOutcome(NamedTuple):
     delay_us: int
     actions: LocalChunk
     """What the actions of the version are; `horizon` may be of another result."""
+    guards: Sequence[str]
 
     @property
     def planned_delay_nano(self) -> int:
@@ -295,8 +296,8 @@ class OutcomeReader:
             text = text[:reason_at]
             version, variant = self._texts.get((version_bytes, text)) or self._names(version_bytes, text)
             outputs = (_new(LocalTensor, (name, kind, shape, self._data(area, offset, size_bytes))),)
-            fields = frame_id, status, slack_ns, batch_size, version, variant, "", outputs, times, (), delay_us, actions
-            outcomes.append(_new(LocalOutcome, fields))
+            fields = frame_id, status, slack_ns, batch_size, version, variant, "", outputs, times, (), delay_us
+            outcomes.append(_new(LocalOutcome, (*fields, actions, ())))
         return outcomes
 
     def _outcome(self, message: bytes, at: int, area: mmap.mmap | memoryview) -> tuple[LocalOutcome, int]:
@@ -313,13 +314,15 @@ class OutcomeReader:
             reason = message[reason_at : reason_at + reason_bytes].decode()
             reason_at += reason_bytes
         fused: Sequence[inference_pb2.FusedFrame] = ()
+        guards: Sequence[str] = ()
         if fused_bytes:
-            fused = _fused(message[reason_at : reason_at + fused_bytes])
+            more = _more(message[reason_at : reason_at + fused_bytes])
+            fused, guards = more.fused, more.guards
             reason_at += fused_bytes
         if reason_at > len(message):
             raise ProtocolError("an outcome ends beyond its message")
         fields = (frame_id, status, slack_ns, batch_size, version, variant, reason, outputs, times, fused)
-        outcome = _new(LocalOutcome, (*fields, delay_us, self._actions))
+        outcome = _new(LocalOutcome, (*fields, delay_us, self._actions, guards))
         return outcome, reason_at + (end - reason_at) % TEXT_ALIGNMENT
 
     def _tensors(
@@ -362,10 +365,10 @@ class OutcomeReader:
         return bytes(area[offset : offset + size_bytes])
 
 
-def _fused(written: bytes) -> Sequence[inference_pb2.FusedFrame]:
-    """Reads which frames one was joined with. Raises ProtocolError."""
+def _more(written: bytes) -> inference_pb2.Outcome:
+    """Reads which frames one was joined with, and what guards found on it. Raises ProtocolError."""
     try:
-        return inference_pb2.Outcome.FromString(written).fused
+        return inference_pb2.Outcome.FromString(written)
     except DecodeError as error:
         raise ProtocolError("what a frame was joined with makes no sense") from error
 

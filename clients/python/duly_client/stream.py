@@ -20,6 +20,7 @@ from duly_client import errors
 from duly_client.clock import ClockEstimate
 from duly_client.connection import Connection
 from duly_client.convert import Array
+from duly_client.feedback import Feedback, FeedbackResult, Label
 from duly_client.forked import fork_hint, is_forked, using_grpc
 from duly_client.frames import Frames
 from duly_client.local import LocalConnection
@@ -55,12 +56,14 @@ class Stream:
         reconnect_tries_max: int | None,
         open_timeout_s: float,
         error_of: Callable[[grpc.aio.AioRpcError], errors.DulyError],
+        send_labels: Callable[[Sequence[Feedback]], Awaitable[list[FeedbackResult]]],
     ) -> None:
         self._make_connection = connect
         self._over_grpc = over_grpc
         self._request = request
         self._target = target
         self._error_of = error_of
+        self._send_labels = send_labels
         self._on_advice = on_advice
         self._wall = WallClock()
         self._frames = Frames()
@@ -248,6 +251,21 @@ class Stream:
         waiting = self._frames.among_in_flight(frame_ids)
         if waiting and self._connection is not None:
             self._connection.cancel_frames(waiting)
+
+    def key_of(self, frame_id: int) -> str:
+        """Returns by what `Feedback` names the stream for that frame. It holds for good, so that whoever learns later
+        what was right keeps it together with the frame's id. Empty: the server keeps no frames of the model.
+        """
+        return self._frames.key_of(frame_id)
+
+    async def feedback(self, frame_id: int, label: Label, *, weight: float = 1.0, source: str = "") -> FeedbackResult:
+        """Says what was right for a frame that was answered, as `Client.feedback` does, also when the stream has ended.
+
+        Raises ValueError where the server keeps no frames of the model.
+        """
+        key = self.key_of(frame_id)
+        (result,) = await self._send_labels([Feedback(key, frame_id, label, weight, source)])
+        return result
 
     # ---- receiving ----
 

@@ -135,6 +135,9 @@ class Outcome:
     """Why there is no result in time, for people; empty where there is one."""
     _message: "OutcomeMessage | None" = field(default=None, repr=False, compare=False)
     _arrays: dict[str, Array] | None = field(default=None, repr=False, compare=False)
+    stream_key: str = field(default="", repr=False, compare=False)
+    """Of a frame that went by `infer`: by what its label names it, with `frame_id`; empty: the server keeps no frames
+    of the model. Frames of a stream are named by `Stream.key_of`."""
 
     def __repr__(self) -> str:
         """The fields in short, and of the outputs their types and shapes, since their values may be many."""
@@ -170,6 +173,13 @@ class Outcome:
         """
         fused = () if self._message is None else self._message.fused
         return tuple(FusedFrame(each.input, each.frame_id, each.capture_offset_nano) for each in fused)
+
+    @property
+    def guards(self) -> tuple[str, ...]:
+        """The names of the model's guards that found something on the frame, such as "frozen". With a result, it is
+        there all the same; with INVALID, `reason` says what was found and what is allowed.
+        """
+        return () if self._message is None else tuple(self._message.guards)
 
     @property
     def chunk(self) -> Chunk | None:
@@ -268,6 +278,8 @@ class OutcomeMessage(Protocol):
     @property
     def fused(self) -> Iterable[_FusedMessage]: ...
     @property
+    def guards(self) -> Iterable[str]: ...
+    @property
     def timing(self) -> _TimingMessage: ...
     @property
     def chunk(self) -> _ChunkMessage: ...
@@ -346,6 +358,8 @@ class StreamTerms:
     """Inputs of the stream's fusion group that no stream gave when it opened."""
     chunk: Chunk | None = None
     """Which output holds actions for a stretch of time; None: none does."""
+    stream_key: str = ""
+    """By what labels name the stream, also later; empty: the server keeps no frames of the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,6 +405,7 @@ def terms_of(message: inference_pb2.StreamOpened) -> StreamTerms:
         admission_warning=message.admission_warning,
         fusion_inputs_missing=tuple(message.fusion_inputs_missing),
         chunk=_chunk_of(message.chunk),
+        stream_key=message.stream_key,
     )
 
 

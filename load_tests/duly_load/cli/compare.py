@@ -15,7 +15,6 @@ from duly_load.cli.options import Number, UsageError, make_folder, writing
 from duly_load.cli.progress import ProgressBar
 from duly_load.cli.run import lasting
 from duly_load.cli.sending import following, sending_options, target_errors
-from duly_load.cli.target_machine import machine_of
 from duly_load.compare import files as comparison_files
 from duly_load.compare import tables as comparison_tables
 from duly_load.compare.page import Detail, write_comparison
@@ -33,6 +32,7 @@ from duly_load.scenario.variations import scaled
 from duly_load.targets.all_peers import PEERS
 from duly_load.targets.opened import OpenTarget, TargetNameError, check_names
 from duly_load.targets.peer import PeerError
+from duly_load.targets.target_machine import machine_of
 
 TARGETS_MAX = 16
 LOADS_MAX = 64

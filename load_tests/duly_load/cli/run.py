@@ -11,7 +11,6 @@ from rich.table import Table
 from duly_load.cli.options import Number, make_folder, writing
 from duly_load.cli.progress import ProgressBar
 from duly_load.cli.sending import following, sending_options, target_errors
-from duly_load.cli.target_machine import machine_of
 from duly_load.generator.run import Offer, Sending
 from duly_load.report.live import view_of
 from duly_load.report.runs import write_runs
@@ -27,6 +26,7 @@ from duly_load.scenario.parsing import ScenarioError
 from duly_load.scenario.scenario import Scenario, changed, load_scenario
 from duly_load.scenario.variations import scaled
 from duly_load.targets.opened import check_names, offer_to, opened, settle
+from duly_load.targets.target_machine import machine_of
 
 COLUMNS = 100
 FILES = ("results.json", "streams.csv", "timeline.csv", "frames.csv.gz", "report.html")
@@ -68,6 +68,7 @@ def run(
     Console(width=COLUMNS).print(*_tables(ran, results), sep="\n")
     if out is not None:
         _write(out, ran, results, machine, version)
+    click.echo(f"energy: {results.energy_words}")
     for problem in results.problems:
         click.echo(f"INVALID: {problem}", err=True)
     sys.exit(1 if results.problems else 0)
@@ -144,6 +145,7 @@ def _tail(times_ms: Percentiles | None) -> list[str]:
 
 def _write(out: Path, ran: LiveRun, results: LiveResults, machine: Machine, version: str) -> None:
     facts = [("Target's machine", machine_of(ran.target)), *([("Version", version)] if version else [])]
+    facts.append(("Energy", results.energy_words))
     title = f"{ran.scenario.name} on {ran.target}"
     with writing(out, FILES):
         left_out = write_files(out, ran, results, machine, machine_of(ran.target), version)

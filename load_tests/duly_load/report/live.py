@@ -77,6 +77,7 @@ def _harness(run: LiveRun, results: LiveResults) -> OwnTable:
             Column("processes", "sender processes", ","),
             Column("claimed", "late frames that the target itself called on time, where it calls any so", ","),
             Column("CPU µs/frame", "CPU time of the target's processes for each frame that was sent", ",.0f"),
+            Column("J/frame", "energy that the machine took for each frame that was sent, where it tells", ",.3g"),
             Column("problems", "why the run is invalid, how many reasons", ","),
         ),
         (
@@ -86,6 +87,7 @@ def _harness(run: LiveRun, results: LiveResults) -> OwnTable:
             run.processes,
             results.claimed_late,
             results.server_cpu_us_per_frame,
+            results.joules_per_frame,
             len(results.problems),
         ),
     )

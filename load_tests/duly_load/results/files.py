@@ -66,6 +66,12 @@ def _content(run: LiveRun, results: LiveResults, machine: Machine, target_machin
         "processes": run.processes,
         "stalled": run.stalled,
         "server_cpu_s": run.server_cpu_s,
+        "energy": {
+            "joules": run.energy.joules,
+            "by_device": dict(run.energy.by_device),
+            "seconds": run.energy.seconds,
+            "why_not": run.energy.why_not,
+        },
         "generator_machine": machine.to_json(),
         "target_machine": target_machine,
         "scenario": scenario,

@@ -43,6 +43,10 @@ class LiveResults(Results):
     """Frames by the size of the batch in which they ran, as far as the target reports it."""
     server_cpu_us_per_frame: float | None
     """CPU time of the target's processes for each frame that was sent, warm-up and all; None: it is not known."""
+    joules_per_frame: float | None
+    """Energy that the machine took for each frame that was sent, warm-up and all; None: it is not known."""
+    energy_words: str
+    """The same in words, with what took it, or why it is not known."""
     problems: tuple[str, ...]
     """Why the run is invalid; empty: it is valid."""
     latency_hdr: str
@@ -73,6 +77,8 @@ def measure(run: LiveRun) -> LiveResults:
         blocked_ms=percentiles_of(record.blocked_ns[sent]),
         batch_frames=dict(zip(sizes.tolist(), frames.tolist(), strict=True)),
         server_cpu_us_per_frame=_cpu_us_per_frame(run),
+        joules_per_frame=run.energy.a_frame(_sent(run)),
+        energy_words=run.energy.words(_sent(run)),
         problems=run.problems,
         latency_hdr=encoded(latency_ns[np.isin(outcome, GOT_RESULT)]),
         lag_hdr=encoded(record.lag_ns[sent]),
@@ -90,6 +96,11 @@ def _left(shares: NDArray[np.float64]) -> BudgetLeft | None:
     return BudgetLeft(*np.percentile(shares, [50, 1]).tolist()) if len(shares) else None
 
 
+def _sent(run: LiveRun) -> int:
+    """The frames that were sent, warm-up and all."""
+    return int(np.sum(~np.isin(run.record.outcome, NEVER_SENT)))
+
+
 def _cpu_us_per_frame(run: LiveRun) -> float | None:
-    sent = int(np.sum(~np.isin(run.record.outcome, NEVER_SENT)))
+    sent = _sent(run)
     return run.server_cpu_s / sent * 1e6 if run.server_cpu_s is not None and sent else None

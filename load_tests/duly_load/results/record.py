@@ -5,10 +5,12 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from duly.energy.meter import Energy
 from duly_load.scenario.scenario import Scenario
 from duly_load.scenario.schedule import Schedule
 
 Ints = NDArray[np.int64]
+NOT_MEASURED = Energy({}, None, 0.0, "the target is on another machine, as far as its address says")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,5 +84,7 @@ class LiveRun:
     """The `Sender.busy` of the busiest sender process. More than 1 where several threads of it were at work at once."""
     server_cpu_s: float | None = None
     """CPU time that the target's processes took, where the harness started them."""
+    energy: Energy = NOT_MEASURED
+    """Energy that this machine took meanwhile, where the target is on it."""
     problems: tuple[str, ...] = ()
     """The reasons why the run is invalid; empty: it is valid."""

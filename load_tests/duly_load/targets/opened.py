@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from duly.energy.meter import Meter
 from duly_load.generator.run import Offer, Progress, ScheduledAction, offer
 from duly_load.payloads.prepared import PayloadError, prepare
 from duly_load.payloads.served_inputs import inputs_of
@@ -27,6 +28,7 @@ from duly_load.scenario.schedule import lone_session
 from duly_load.scenario.tables import Sensor, one_of
 from duly_load.targets.all_peers import PEERS
 from duly_load.targets.peer import PeerError, Server
+from duly_load.targets.target_machine import machine_of
 
 IN_A_ROW = 3
 """Frames one after the other that an idle target answers in its usual time."""
@@ -110,7 +112,17 @@ def settle(target: OpenTarget, scenario: Scenario, seed: int) -> None:
 
 
 def offer_to(target: OpenTarget, asked: Offer, progress: Callable[[Progress], None] | None = None) -> LiveRun:
-    """Calls `offer`, with the scenario's faults and the CPU time of a server that the harness started."""
+    """Calls `offer`, with the scenario's faults and the CPU time of a server that the harness started, and with the
+    energy of this machine where the target is on it.
+    """
+    if machine_of(target.name) != "the same":
+        return offer(asked, progress)
+    with Meter() as meter:
+        run = _offer_here(target, asked, progress)
+    return replace(run, energy=meter.energy)
+
+
+def _offer_here(target: OpenTarget, asked: Offer, progress: Callable[[Progress], None] | None) -> LiveRun:
     server = target.server
     if server is None:
         return offer(asked, progress)

@@ -10,7 +10,7 @@ from duly_load.scenario.scenario import Scenario
 from duly_load.scenario.schedule import Frames, Schedule, Session, schedule_of
 from duly_load.scenario.simulate import LaneFault, Simulate, SimulatedModel, Variant
 from duly_load.scenario.tables import Sensor
-from duly_sim.simulator.engine import Policy, Run, simulate
+from duly_sim.simulator.engine import Policy, Run, Service, simulate
 from duly_sim.simulator.service_times import TableService
 
 
@@ -23,7 +23,7 @@ class World:
     script: list[tuple[int, Event]]
     frames: Frames
     model_of: dict[int, str]
-    service: TableService
+    service: Service
     sessions: tuple[Session, ...]
     """The sessions in order of stream ids, which are 1, 2, ..."""
 

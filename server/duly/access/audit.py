@@ -73,6 +73,12 @@ class Audit:
         self._suppressed = 0
         self._note("refused", who=who or None, where=where, act=act, reason=reason, text=text, **more)
 
+    def decided(self, model: str, against: str, stage: str, reason: str, **figures: int | str) -> None:
+        """Notes what the trial of a version has come to, with the figures that it rests on. `against`: the version that
+        was active.
+        """
+        self._note("trial", model=model, against=against, stage=stage, reason=reason, **figures)
+
     def changed(self, what: str, result: str) -> None:
         """Notes that the policy, or what else decides on rights, was read anew."""
         self._note("access changed", what=what, result=result)

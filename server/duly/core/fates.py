@@ -258,6 +258,24 @@ EVICTED: Final = _row(
 MODEL_UNLOADED: Final = _row(State.WAITING, "its model is unloaded", Status.FAILED)
 DRAIN_OVER: Final = _row(State.WAITING, "the drain is over", Status.SHED, "the server stopped before its turn")
 
+# ---- in spare time: frames of the server's own, of which no client hears ----
+
+SPARE_STATE: Final = _row(
+    State.ARRIVING,
+    "it is for spare time alone, and its model keeps state",
+    Status.FAILED,
+    "its model keeps state, which a frame for spare time alone would tear",
+)
+SPARE_OUTRUN: Final = _row(
+    State.WAITING,
+    "it is for spare time alone, and a newer one comes",
+    Status.SUPERSEDED,
+    "a newer frame took its place in spare time",
+)
+NO_SPARE_TIME: Final = _row(
+    State.WAITING, "it is for spare time alone, and there was none", Status.SHED, "no lane had time to spare for it"
+)
+
 # ---- running ----
 
 IN_TIME: Final = _row(State.RUNNING, "the batch ends in time", Status.ON_TIME, "")

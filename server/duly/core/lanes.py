@@ -69,6 +69,8 @@ class Lanes:
             state = self.up[batch.lane]
             state.batch_id = None
             state.ended_ns = now_ns
+            if batch.spare:
+                state.idle_ns += now_ns - batch.started_ns  # to whoever asks how much more the lane could do
             self.free += 1
         return batch
 

@@ -10,6 +10,7 @@ Theory of operation. Each event updates streams, lanes or models; then every fre
 
     ledger ......... streams, what waits, and how each frame ends
     fusion ......... frames of several streams that run as one: until they are joined, and who else is told
+    spare_time ..... frames that nobody waits for, and when they may run
     lanes .......... what runs where
     model_table .... models, their variants, and how long those take
 
@@ -53,8 +54,9 @@ from duly.core.fusion.groups import FusionGroups
 from duly.core.lanes import Lanes
 from duly.core.ledger import FrameLedger
 from duly.core.model_table import ModelTable
+from duly.core.spare_time import SpareTime
 from duly.core.state import Batch, StreamState, VariantState
-from duly.core.types import ModelPlan, StreamClass, StreamDemand
+from duly.core.types import ModelPlan, StreamClass, StreamDemand, StreamTerms
 from duly.core.variants.demand_by_rank import switch_variants
 from duly.core.variants.ladder import TICK_NS
 from duly.core.waiting import QueuedFrame
@@ -76,6 +78,7 @@ class Scheduler:
         self._frames = FrameLedger(self._models, self._actions)
         self._fusion = FusionGroups(self._models, self._frames, self._actions)
         self._lanes = Lanes(self._actions)
+        self._spare = SpareTime(self._models, self._lanes, self._actions)
         self._lane_wake_ns: int | None = None
         """When the next lane that holds, or that is to be warmed, is looked at again; None: there is none."""
         self._tick_ns = 0
@@ -105,12 +108,14 @@ class Scheduler:
         """Takes in an event and returns what the host is to do about it, in this order. `now_ns` must never go back
         from one call to the next.
         """
-        frames, lanes = self._frames, self._lanes
+        frames, lanes, spare = self._frames, self._lanes, self._spare
         self._actions.clear()
         doomed: dict[int, tuple[QueuedFrame, VariantState]] = {}
         fusion = self._fusion
         if isinstance(event, FramesArrived):
             came = event.frames
+            if spare.streams:
+                came = spare.arrived(now_ns, came, frames.draining)
             if fusion.members:
                 came = fusion.joiner.arrived(now_ns, came, frames.draining)
             alone = len(came) == 1 and lanes.free and not frames.waiting
@@ -152,6 +157,8 @@ class Scheduler:
             self._doomed(now_ns, queued, variant)
         if lanes.free and self._models.rewarmed and frames.streams:
             self._warm_idle(now_ns)
+        if spare.waiting:
+            spare.settle(now_ns, lanes.free > 0 and not frames.waiting and not fusion.joiner.waiting)
         if now_ns >= self._adviser.due_ns and not frames.draining:
             self._actions += self._adviser.tick(now_ns, frames.streams, self._models.by_name, lanes.up)
         if fusion.members:
@@ -168,7 +175,19 @@ class Scheduler:
             wake_ns = joiner.wake_ns
         if self._drain_ns is not None and self._frames.waiting and (wake_ns is None or self._drain_ns < wake_ns):
             wake_ns = self._drain_ns
+        if self._spare.waiting:
+            spare_ns = self._spare.wake_ns()
+            if spare_ns is not None and (wake_ns is None or spare_ns < wake_ns):
+                wake_ns = spare_ns
         return wake_ns
+
+    def _terms(self) -> dict[int, StreamTerms]:
+        """The terms of all open streams but those of spare time, by the ids with which their frames come."""
+        groups, members = self._fusion.joiner.groups, self._fusion.members
+        terms = {
+            stream_id: stream.terms for stream_id, stream in self._frames.streams.items() if stream_id not in groups
+        }
+        return terms | {stream_id: member.terms for stream_id, member in members.items()}
 
     # ---- for statistics and admission ----
 
@@ -226,13 +245,17 @@ class Scheduler:
         match event:
             case BatchFailed():
                 self._batch_failed(now_ns, event.batch_id, event.reason)
+            case StreamOpened() if event.terms.spare:
+                self._spare.opened(now_ns, event.stream_id, event.terms, self._terms())
             case StreamOpened():
+                self._spare.other_opened(now_ns, event.stream_id, event.terms)
                 if event.terms.fusion is None:
                     self._frames.opened(event)
                 else:
                     self._fusion.opened(event.stream_id, event.terms, event.terms.fusion)
                 self._bound_blocking()
             case StreamClosed():
+                self._spare.closed(event.stream_id)
                 if event.stream_id in self._fusion.members:
                     self._fusion.closed(now_ns, event.stream_id)
                 else:
@@ -275,6 +298,7 @@ class Scheduler:
                 self._drain_ns = event.until_ns
                 self._frames.draining = self._context.draining = True
                 self._fusion.joiner.drains()
+                self._spare.end_all()
                 for stream_id in self._frames.streams:
                     self._actions.append(AdviseStream(stream_id, Advice.DRAINING, "the server stops"))
             case TimerFired() | FramesArrived() | BatchFinished():
@@ -302,6 +326,7 @@ class Scheduler:
                 self._batch_failed(now_ns, batch_id, reason)
         if lane is None:
             self._frames.unloaded(now_ns, name, reason)
+            self._spare.unloaded(name, reason)
             self._fusion.unloaded(name, reason)
             self._models.unloaded(name)
         else:
@@ -467,6 +492,9 @@ class Scheduler:
         batch = self._lanes.ended(now_ns, event.batch_id)
         if batch is None or not batch.frames:  # a lane that was warmed has run no frames
             return
+        if batch.spare:
+            self._spare.finished(now_ns, batch, event)
+            return
         if batch.variant.stateful:
             self._frames.ended(batch)
         # Frames that did not run say nothing about how long a batch of that size takes.
@@ -477,7 +505,9 @@ class Scheduler:
 
     def _batch_failed(self, now_ns: int, batch_id: int, reason: str) -> None:
         batch = self._lanes.ended(now_ns, batch_id)
-        if batch is not None:
+        if batch is not None and batch.spare:
+            self._spare.failed(batch, reason)
+        elif batch is not None:
             if batch.variant.stateful:
                 self._frames.ended(batch)
             self._frames.failed(now_ns, batch, reason)
@@ -489,6 +519,9 @@ class Scheduler:
         """
         if batch.variant.stateful:
             self._frames.ended(batch)
+        if batch.spare:
+            self._spare.failed(batch, reason)
+            return
         if len(batch.frames) < 2 or batch.variant.stateful or self._frames.draining:
             self._frames.failed(now_ns, batch, reason)
             return

@@ -215,6 +215,7 @@ class Batch:
         "lane",
         "planned_ns",
         "probe",
+        "spare",
         "started_ns",
         "variant",
     )
@@ -227,6 +228,7 @@ class Batch:
         *,
         by_overload: bool = False,
         probe: bool = False,
+        spare: bool = False,
     ) -> None:
         self.variant = variant
         self.frames = frames
@@ -236,6 +238,8 @@ class Batch:
         """Whether frames that were due earlier may have been passed over."""
         self.probe = probe
         """Whether the batch is tried against its plan."""
+        self.spare = spare
+        """Whether it runs in spare time only (`spare_time`)."""
         self.batch_id = 0
         """0 until the batch runs; the fields below are set then, too."""
         self.lane = ""

@@ -225,6 +225,8 @@ class StreamTerms:
     """Whether frames that come faster than `period_ns` count as BEST_EFFORT (`policing`)."""
     fusion: Fusion | None = None
     """None: its frames run as they come, each for itself."""
+    spare: bool = False
+    """Whether its frames run in spare time only (`spare_time`): nobody waits for them, and they delay nobody."""
 
 
 @dataclass(slots=True)

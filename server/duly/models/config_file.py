@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from duly.models.errors import BrokenModel
 from duly.models.folders import CONFIG_FILE
+from duly.models.guards import Guard, kind_of
 from duly.models.spec import ModelConfig
 from duly.models.steps import Step, op_of
 from duly.models.text_files import read_text
@@ -33,9 +34,12 @@ _DEEP_KEY = re.compile(r"""(?<![\w"'\\-])(?>(?>[\w-]++|"(?>[^"\\\n]|\\.)*+"|'[^'
 """A dotted key deeper than any table of a model, its parts quoted or not. Python takes a quarter of a minute for one of
 32,000 parts, and a time that grows with the square of them."""
 _TOO_DEEP = "its tables or lists lie too deep within one another"
+_TOO_LONG = "a number in it has more digits than any setting takes"
 
 _STEPS: dict[str, type[Step]] = {op_of(step): step for step in get_args(Step)}
-_TAGS = frozenset({*_STEPS, "int", "float", "str", "bool"})
+_GUARDS: dict[str, type[Guard]] = {kind_of(guard): guard for guard in get_args(Guard)}
+_MEMBERS: dict[str, type[BaseModel]] = {**_STEPS, **_GUARDS}
+_TAGS = frozenset({*_MEMBERS, "int", "float", "str", "bool"})
 """Members of unions. Pydantic puts the one that it tried into the place of an error, where the file has no such key."""
 
 _DATATYPES = {
@@ -91,19 +95,39 @@ def read_config(folder: Path, digests: MutableMapping[str, str] | None = None) -
     path = folder / CONFIG_FILE
     if not path.exists() and not path.is_symlink():
         return ModelConfig()
-    text = read_text(path, CONFIG_FILE, FILE_BYTES_MAX, digests)
+    return settings_of_table(read_table(path, CONFIG_FILE, digests), CONFIG_FILE)
+
+
+def read_table(path: Path, name: str, digests: MutableMapping[str, str] | None = None) -> dict[str, object]:
+    """Reads a file of settings, which errors call `name`, and says nothing yet of what it holds. `digests`: as for
+    `read_text`.
+
+    Raises:
+        BrokenModel: the file cannot be read, or is not TOML.
+    """
+    text = read_text(path, name, FILE_BYTES_MAX, digests)
     if _DEEP_KEY.search(text):
-        raise BrokenModel(f"/{CONFIG_FILE}: {_TOO_DEEP}")
+        raise BrokenModel(f"/{name}: {_TOO_DEEP}")
     try:
-        return check_settings(tomllib.loads(text))
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise BrokenModel(f"/{CONFIG_FILE}: not TOML: {_toml_error(_cut(str(error)), text)}") from error
-    except ValidationError as error:
-        raise BrokenModel(f"/{CONFIG_FILE}: {one_sentence(sentences(error))}") from error
+        raise BrokenModel(f"/{name}: not TOML: {_toml_error(_cut(str(error)), text)}") from error
     except ValueError:  # Python reads no number of more than 4,300 digits
-        raise BrokenModel(f"/{CONFIG_FILE}: a number in it has more digits than any setting takes") from None
+        raise BrokenModel(f"/{name}: {_TOO_LONG}") from None
     except RecursionError:
-        raise BrokenModel(f"/{CONFIG_FILE}: {_TOO_DEEP}") from None
+        raise BrokenModel(f"/{name}: {_TOO_DEEP}") from None
+
+
+def settings_of_table(table: Mapping[str, object], name: str) -> ModelConfig:
+    """Makes a model's settings of what the file `name` holds, by key. Raises BrokenModel, which says what is wrong."""
+    try:
+        return check_settings(table)
+    except ValidationError as error:
+        raise BrokenModel(f"/{name}: {one_sentence(sentences(error))}") from error
+    except ValueError:  # nor writes it one
+        raise BrokenModel(f"/{name}: {_TOO_LONG}") from None
+    except RecursionError:
+        raise BrokenModel(f"/{name}: {_TOO_DEEP}") from None
 
 
 def check_settings(contents: Mapping[str, object]) -> ModelConfig:
@@ -153,9 +177,9 @@ def _sentence(place: str, kind: str, message: str, location: tuple[int | str, ..
     if kind == "value_error":
         return message.removeprefix("Value error, ")
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        op = value.get("op") if isinstance(value, dict) else None
-        wrong = f"there is no operation {json.dumps(op)}" if op else "is missing"
-        return f"{place}.op: {wrong}; the operations are {', '.join(_STEPS)}{_likely(str(op), _STEPS)}"
+        if location[0] == "guard":
+            return _no_member(place, "kind", "guard", value, _GUARDS)
+        return _no_member(place, "op", "operation", value, _STEPS)
     if kind == "tuple_type" and isinstance(value, dict) and len(location) == 1:
         return f"{place}: should be [[{place}]], in double brackets, since there may be several"
     sentence = _SENTENCES.get(kind) or message.removeprefix("Input ").removeprefix("Tuple ")
@@ -168,6 +192,14 @@ def _sentence(place: str, kind: str, message: str, location: tuple[int | str, ..
             f"; did you mean {datatype}?" if datatype else _likely(value.upper(), words) or _likely(value, words)
         )
     return f"{place}: {sentence}"
+
+
+def _no_member(place: str, key: str, called: str, value: Any, members: Mapping[str, object]) -> str:
+    """Says which members of a union there are, where `key` of a table names none of them."""
+    word = value.get(key) if isinstance(value, dict) else None
+    wrong = f"there is no {called} {json.dumps(word)}" if word else "is missing"
+    likely = _likely(str(word), members) or _likely(str(word).upper(), members)
+    return f"{place}.{key}: {wrong}; the {called}s are {', '.join(members)}{likely}"
 
 
 def _likely_key(location: tuple[int | str, ...]) -> str:
@@ -187,8 +219,8 @@ def _keys_at(location: tuple[int | str, ...]) -> list[str]:
     for part in location:
         if isinstance(part, int):
             continue
-        if part in _STEPS:
-            table = _STEPS[part]
+        if part in _MEMBERS:
+            table = _MEMBERS[part]
             continue
         field = next((field for name, field in table.model_fields.items() if part in (name, field.alias)), None)
         inner = next(_tables_in(field.annotation), None) if field is not None else None

@@ -48,7 +48,9 @@ def changed_settings(before: ModelVersion, now: ModelVersion) -> list[str]:
     fields = ModelConfig.model_fields
     old, new = (each.config.model_dump(mode="json") for each in (before, now))
     changes = [
-        now.told(f"{place}: {fields[key].alias or key} {_value_change(old[key], new[key])}")
+        (before if (fields[key].alias or key) in before.own else now).told(
+            f"{place}: {fields[key].alias or key} {_value_change(old[key], new[key])}"
+        )
         for key in old
         if old[key] != new[key]
     ]

@@ -9,7 +9,7 @@ from collections.abc import MutableMapping
 from pathlib import Path, PurePosixPath
 
 from duly.models.errors import BrokenModel
-from duly.models.folders import subfolders
+from duly.models.folders import CONFIG_FILE, subfolders
 from duly.models.text_files import read_text, what_is_there
 
 _LINE_END = re.compile(r"\r\n|\n|\r")
@@ -18,15 +18,18 @@ _NUMBERED_LAST = re.compile(r"""(.*\S)(\s*[:,;=\t]\s*|\s+)["']?(\d+)["']?""")
 _HEADING = re.compile(r"[^,;\t]*[,;\t].*")
 
 
-def read_labels(folder: Path, file: str, digests: MutableMapping[str, str] | None = None) -> tuple[str, ...]:
-    """Reads the names in `file`, which lies in the model's folder. `digests`: as for `read_text`.
+def read_labels(
+    folder: Path, file: str, digests: MutableMapping[str, str] | None = None, toml: str = CONFIG_FILE
+) -> tuple[str, ...]:
+    """Reads the names in `file`, which lies in the model's folder and which `toml` names. `digests`: as for
+    `read_text`.
 
     Raises:
         BrokenModel: the file is not there or not a list of names.
     """
     path = folder / file
     if not path.exists() or path.is_dir():
-        raise BrokenModel(f"/model.toml: labels: {_missing(folder, file)}")
+        raise BrokenModel(f"/{toml}: labels: {_missing(folder, file)}")
     text = read_text(path, file, digests=digests)
     lines = [line.strip() for line in _LINE_END.split(text)]
     while lines and not lines[-1]:

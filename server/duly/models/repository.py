@@ -3,6 +3,7 @@
     ROOT/NAME/model.toml            optional: what the graph does not say
     ROOT/NAME/config.pbtxt          the same as Triton has it, read where there is no model.toml
     ROOT/NAME/VERSION/*.onnx        VERSION: 1, 2, 3 ...; immutable once it is there
+    ROOT/NAME/VERSION/model.toml    optional: what this version says otherwise, see version_settings
 
 Whatever is wrong with one model is reported with its name and place, and never hides the other models. What file
 systems, desktops, editors and copies that are under way put beside models is passed over.
@@ -30,10 +31,11 @@ from duly.models.formats import is_model, is_onnx
 from duly.models.labels import read_labels
 from duly.models.missing_file import foreign, no_file
 from duly.models.settings_file import read_settings
-from duly.models.spec import ModelConfig, Signature, Variant
+from duly.models.spec import ModelConfig, Signature, TensorSpec, Variant
 from duly.models.text_files import unreadable, what_is_there
 from duly.models.triton.config_pbtxt import Settings
 from duly.models.triton.origin import TRITON_FILE, Lines, in_pbtxt
+from duly.models.version_settings import in_own_file, own_name, with_own_settings
 from duly.models.wording import first_few, in_print
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -59,6 +61,8 @@ class ModelVersion:
     labels: tuple[str, ...]
     digests: Mapping[str, str] = field(default_factory=dict, compare=False)
     """SHA-256 of what was read of model.toml and of the labels, by their names; without a file of settings: nothing."""
+    own: frozenset[str] = field(default=frozenset(), compare=False)
+    """The settings that are from the version's own model.toml, by their keys."""
     lines: Lines = field(default_factory=dict, compare=False)
     """Where in config.pbtxt a setting is from; empty where it is not what the settings were read from."""
     key: str = field(init=False)
@@ -69,7 +73,7 @@ class ModelVersion:
 
     def told(self, reason: str) -> str:
         """Puts a reason that names a place in model.toml into the words of the file that the settings are from."""
-        return in_pbtxt(reason, self.lines)
+        return in_pbtxt(in_own_file(reason, self.version, self.own), self.lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,18 +238,13 @@ def _check_config_name(folder: Path, inside: list[Path]) -> None:
     for name in names:
         if name.lower() in (CONFIG_FILE, f"{CONFIG_FILE}.txt"):
             raise BrokenModel(f"/{name}: is not read; a model's settings stand in {CONFIG_FILE}: rename it")
-    for path in inside:
-        if VERSION.fullmatch(path.name) and (path / CONFIG_FILE).exists():
-            raise BrokenModel(
-                f"/{path.name}/{CONFIG_FILE}: is not read; move it to {folder.name}/{CONFIG_FILE}, for all versions"
-            )
 
 
-def _labels(folder: Path, config: ModelConfig, digests: dict[str, str]) -> tuple[str, ...]:
+def _labels(folder: Path, config: ModelConfig, digests: dict[str, str], toml: str = CONFIG_FILE) -> tuple[str, ...]:
     if not config.labels:
         return ()
-    _check_inside(config.labels, f"/{CONFIG_FILE}: labels")
-    return read_labels(folder, config.labels, digests)
+    _check_inside(config.labels, f"/{toml}: labels")
+    return read_labels(folder, config.labels, digests, toml)
 
 
 def _versions(folder: Path, inside: list[Path], problems: list[RepositoryProblem]) -> dict[int, Path]:
@@ -311,11 +310,6 @@ def _worth_knowing(
     if CONFIG_FILE not in names:
         others = [name for name in sorted(names) if CONFIG_FILE in name.lower() or name.lower().endswith(".toml")]
         reasons += [f"/{name}: is not read; a model's settings stand in {CONFIG_FILE}" for name in others]
-    else:
-        inner = [path.name for path in numbered.values() if (path / CONFIG_FILE).exists()]
-        reasons += [
-            f"/{name}/{CONFIG_FILE}: is not read; {folder.name}/{CONFIG_FILE} is for all versions" for name in inner
-        ]
     return [RepositoryProblem(folder.name, "", f"{folder.name}{reason}", harmless=True) for reason in reasons]
 
 
@@ -330,7 +324,11 @@ def _version(
     labels: tuple[str, ...],
     digests: Mapping[str, str],
 ) -> ModelVersion:
-    config = settings.config
+    digests = dict(digests)
+    config, own = with_own_settings(settings.config, version_folder, number, digests)
+    if "labels" in own:
+        digests.pop(settings.config.labels, None)
+        labels = _labels(folder, config, digests, own_name(number))
     inside = entries(version_folder)
     files = [path.name for path in inside if is_onnx(path.name) and path.is_file()]
     stated = "variants" in config.model_fields_set
@@ -339,15 +337,30 @@ def _version(
     elif not stated and BARE_FILE not in files and len(files) == 1:
         config = config.model_copy(update={"variants": (Variant(name="default", file=files[0]),)})
     for index, variant in enumerate(config.variants):
-        place = f"/{CONFIG_FILE}: variant[{index}].file" if stated else f"/{version_folder.name}"
+        toml = own_name(number) if "variant" in own else CONFIG_FILE
+        place = f"/{toml}: variant[{index}].file" if stated else f"/{version_folder.name}"
         _check_inside(variant.file, place)
         if not (version_folder / variant.file).is_file():
             raise BrokenModel(f"{place}: {no_file(version_folder, variant.file, inside, files, stated)}")
     for index, provider in enumerate(config.providers):
         if provider.library and not (folder / provider.library).is_file():
-            raise BrokenModel(f"/{CONFIG_FILE}: providers[{index}].library: there is no file {provider.library}")
+            toml = own_name(number) if "providers" in own else CONFIG_FILE
+            raise BrokenModel(f"/{toml}: providers[{index}].library: there is no file {provider.library}")
     places = version_folder.resolve(), folder.resolve()
-    return ModelVersion(folder.name, number, *places, config, labels, digests, settings.lines)
+    return ModelVersion(folder.name, number, *places, config, labels, digests, own, settings.lines)
+
+
+def with_labels(signature: Signature, version: ModelVersion) -> Signature:
+    """Gives the labels to the outputs that have them: those of which model.toml says so, or else all."""
+    labels = version.labels
+    if not labels:
+        return signature
+    named = {output.name for output in version.config.outputs if output.labelled}
+    outputs = tuple(
+        TensorSpec.model_validate(spec.model_dump() | {"labels": labels}) if not named or spec.name in named else spec
+        for spec in signature.outputs
+    )
+    return signature.model_copy(update={"outputs": outputs})
 
 
 def notes_of_labels(version: ModelVersion, signature: Signature) -> tuple[str, ...]:

@@ -16,9 +16,13 @@ from pydantic_core import PydanticCustomError
 
 from duly.core.types import BACKLOG_FRAMES_MAX, BacklogPolicy, GapPolicy, StreamClass
 from duly.models.control import Control
+from duly.models.guards import GUARDS_MAX, GuardName, Guards
 from duly.models.kserve import KServe
+from duly.models.learning import Learning
 from duly.models.steps import Step
 from duly.models.strict import Strict
+from duly.models.task import Task
+from duly.models.trial import Trial
 from duly.models.which_versions import Versions
 
 DataTypeName = Literal[
@@ -289,6 +293,7 @@ class ModelConfig(Strict):
     outputs: tuple[Output, ...] = Field(default=(), alias="output")
     states: tuple[State, ...] = Field(default=(), alias="state")
     controls: tuple[Control, ...] = Field(default=(), alias="control")
+    guards: Guards = Field(default=(), alias="guard")
     variants: tuple[Variant, ...] = Field(default=(Variant(name="default"),), alias="variant")
     """The variants, the most accurate first. All take the same inputs and give the same outputs."""
     output_finite: bool | None = None
@@ -309,6 +314,12 @@ class ModelConfig(Strict):
     """Which versions are served."""
     kserve: KServe = KServe()
     """What clients of the KServe protocol are told and may ask for."""
+    task: Task = Task()
+    """What answers are for, and when two of them count as the same."""
+    learning: Learning | None = None
+    """How new versions are made from labelled frames while the server runs; None: they are not."""
+    trial: Trial | None = None
+    """How a new version is tried on live frames before it becomes active; None: it is not."""
 
     @property
     def gives_finite(self) -> bool:
@@ -404,6 +415,10 @@ class Signature(Strict):
     """What is kept of each stream: the state tensors, without the batch dimension, and the ends of its sound."""
     chunk: Chunk | None = None
     """The output that holds actions, as model.toml states it; None: there is none."""
+    guards: tuple[GuardName, ...] = Field(default=(), max_length=GUARDS_MAX)
+    """The names of the model's guards, with which outcomes may be flagged, in the order of model.toml."""
+    watched: bool = False
+    """Whether a guard remembers something of each stream, which a worker is to forget with the stream."""
 
     @property
     def batched(self) -> bool:

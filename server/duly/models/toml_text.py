@@ -1,7 +1,7 @@
 """Writes a model's settings as the model.toml that says them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from duly.models.spec import ModelConfig
 
@@ -9,9 +9,12 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
-def toml_text(config: ModelConfig) -> str:
-    """Returns a model.toml with just the settings that were stated."""
+def toml_text(config: ModelConfig, keys: Set[str] | None = None) -> str:
+    """Returns a model.toml with just the settings that were stated, and of these with just those keys, if any are
+    given.
+    """
     settings = config.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    settings = {key: value for key, value in settings.items() if keys is None or key in keys}
     tables = {key: value for key, value in settings.items() if isinstance(value, dict) or _is_tables(value)}
     text = "".join(f"{_key(key)} = {_value(value)}\n" for key, value in settings.items() if key not in tables)
     for key, value in tables.items():

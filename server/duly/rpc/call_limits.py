@@ -1,8 +1,9 @@
 """Keeps one client's calls from taking what the calls of others need.
 
-Calls are of several kinds, each with places of its own (`places`): single frames, calls that watch something, questions
-about health, other questions, and acts of an operator. So neither watchers nor questions can keep anybody from opening
-a stream, from asking for health or from draining the server. Streams have limits of their own (`streams/open_streams`).
+Calls are of several kinds, each with places of its own (`places`): single frames, labels, calls that watch something,
+questions about health, other questions, and acts of an operator. So neither watchers nor questions can keep anybody
+from opening a stream, from asking for health or from draining the server. Streams have limits of their own
+(`streams/open_streams`).
 
 What only asks is also counted over time: each connection may ask a little for nothing, and all connections share a
 budget for what is more (`streams/cheap_work`). A call beyond it waits its turn, and is refused where that would take
@@ -38,6 +39,8 @@ HEALTH_CALLS_MAX = 256
 """So many questions about health may be under way; further ones are refused: CALLS_EXHAUSTED."""
 QUESTION_CALLS_MAX = 256
 """So many other questions may be under way; further ones are refused: CALLS_EXHAUSTED."""
+FEEDBACK_CALLS_MAX = 128
+"""So many messages with labels may be under way; further ones are refused: CALLS_EXHAUSTED."""
 ADMIN_CALLS_MAX = 32
 """So many acts of operators may be under way; further ones are refused: CALLS_EXHAUSTED."""
 REQUEST_SECONDS_MAX = 10.0
@@ -58,6 +61,7 @@ CONNECTIONS_KEPT = 4096
 
 _STREAMS = ("/duly.v1.InferenceService/Stream", "/inference.GRPCInferenceService/ModelStreamInfer")
 _SINGLES = ("/duly.v1.InferenceService/Infer", "/inference.GRPCInferenceService/ModelInfer")
+_FEEDBACK = "/duly.v1.InferenceService/Feedback"
 _WHERE_TO = {
     "/inference.GRPCInferenceService/RepositoryModelLoad": (
         ": files of models come into the repository by whoever runs the server, not by requests"
@@ -81,6 +85,7 @@ class CallLimits(grpc.aio.ServerInterceptor):
         self._health = Places(HEALTH_CALLS_MAX, may_end=False)
         self._questions = Places(QUESTION_CALLS_MAX, may_end=False)
         self._admin = Places(ADMIN_CALLS_MAX, may_end=False)
+        self._feedback = Places(FEEDBACK_CALLS_MAX, may_end=False)
         self._asked_by_all = SharedBudget(clock, ASKED_PER_S_ALL, ASKED_BURST_ALL)
         self._asked: OrderedDict[str, CheapWork] = OrderedDict()
         self._limited: dict[str, tuple[Handler, Handler]] = {}
@@ -113,6 +118,8 @@ class CallLimits(grpc.aio.ServerInterceptor):
         places = self._questions
         if method in _SINGLES:
             places, behaviour = self._singles, _only(handler.unary_unary)
+        elif method == _FEEDBACK:
+            places, behaviour = self._feedback, _only(handler.unary_unary)
         elif handler.response_streaming:
             places = self._watchers
             behaviour = _parsed(_written_out(handler.unary_stream), handler.request_deserializer, method)
@@ -126,7 +133,7 @@ class CallLimits(grpc.aio.ServerInterceptor):
             behaviour = self._counted(behaviour)  # a call that lasts only waits
         # All read their request themselves: only so do they have a place, and a time-out, while it comes.
         placed = _reading(behaviour)
-        if places is not self._singles:
+        if places not in (self._singles, self._feedback):  # whose handlers say how much is too much
             placed = self._in_turn(placed)
         return grpc.stream_stream_rpc_method_handler(self._within(places, placed), None, serializer)
 

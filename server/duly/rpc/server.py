@@ -117,6 +117,7 @@ def create_server(
         # Responses go as bytes, so that while a client does not read, its results are in memory once.
         "Stream": grpc.stream_stream_rpc_method_handler(inference.stream),
         "Infer": grpc.unary_unary_rpc_method_handler(inference.infer),
+        "Feedback": grpc.unary_unary_rpc_method_handler(inference.feedback),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(INFERENCE, handlers),))
     of_kserve: dict[str, grpc.RpcMethodHandler[Any, Any]] = {

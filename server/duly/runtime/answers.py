@@ -46,6 +46,7 @@ class Answers:
             for spec, size in zip(signature.outputs, self._elements, strict=True)
         ]
         """For each output, its shape if that is fixed and fills the output's room exactly, else None."""
+        self._guards = signature.guards
         self._bytes_max = [spec.bytes_max for spec in signature.outputs]
         self._bases, needed = layout(self._bytes_max, max(signature.batch_sizes))
         if needed > region.output_bytes:
@@ -82,9 +83,17 @@ class Answers:
                 (result.invalid if status == channel.INVALID else result.failed)[index] = reason
             else:
                 raise BrokenAnswer(f"frame {index} did not run, and no reason is given")
+        if done.flags is not None:
+            result.guards = {index: self._found(index, flags) for index, flags in done.flags.items()}
         if len(done.reasons) != len(result.invalid) + len(result.failed):
             raise BrokenAnswer("a reason for a frame that ran, or is not there")
         return result
+
+    def _found(self, index: int, flags: int) -> tuple[str, ...]:
+        """Returns the names of the guards that found something on a frame."""
+        if flags >> len(self._guards):
+            raise BrokenAnswer(f"frame {index} has flags {flags:#x}, and the model has {len(self._guards)} guards")
+        return tuple([name for place, name in enumerate(self._guards) if flags & 1 << place])
 
     def _check_places(self, index: int, refs: Sequence[channel.TensorRef], ends: list[int]) -> None:
         """Checks that each output lies behind those of the frames before it and does not reach beyond its own place, so

@@ -15,6 +15,7 @@ from duly.models.spec import Signature
 from duly.models.wording import in_print
 from duly.runtime.blame import CrashLoop
 from duly.runtime.worker_process import Worker
+from duly.trials.canary import Canary
 
 FAILED_MAX = 16
 """So many versions of a model that could not be loaded are remembered with their reasons."""
@@ -78,6 +79,27 @@ class LoadedVersion:
         return self.error if self.state is VersionState.FAILED or not self.workers else ""
 
 
+@dataclass(frozen=True, slots=True)
+class CanaryVersion:
+    """A version that serves some streams of its model, though another one is active."""
+
+    loaded: LoadedVersion
+    streams: Canary
+    open_streams: bool
+    """Whether streams that were open before are among them."""
+
+    def takes(self, key: str, before: LoadedVersion | None) -> bool:
+        """Whether it serves the stream with that key. `before`: what has served it; None: nothing yet."""
+        if not self.loaded.serves or not self.streams.has(key):
+            return False
+        if before is None or before is self.loaded:
+            return True
+        signature = self.loaded.signature
+        stateful = signature is None or signature.stateful
+        carried = self.loaded.takes_state_of(before) and before.takes_state_of(self.loaded)
+        return self.open_streams and (carried or not stateful)
+
+
 class ModelError(Exception):
     """A model that was asked for cannot be had. `reason` is a stable word, the text is for people."""
 
@@ -110,6 +132,8 @@ class Catalogue:
         """All versions by name and number. Look-ups happen for every frame, so they must not build a string."""
         self._active: dict[str, LoadedVersion] = {}
         """The version that serves streams without a stated version, by the name of the model."""
+        self._canaries: dict[str, CanaryVersion] = {}
+        """The versions that are tried on some streams, by the name of the model."""
         self._previous: dict[str, LoadedVersion] = {}
         """The version that was active before, by the name of the model, as long as it is loaded."""
         self._changed = asyncio.Event()
@@ -137,6 +161,19 @@ class Catalogue:
 
     def active(self, name: str) -> LoadedVersion | None:
         return self._active.get(name)
+
+    def follows(self, name: str, key: str, before: LoadedVersion | None) -> LoadedVersion | None:
+        """The version that the stream with that key, which states none, uses from its next frame on: the active one, or
+        one that is tried. `before`: what has served it; None: nothing yet.
+        """
+        canary = self._canaries.get(name)
+        if canary is not None and canary.takes(key, before):
+            return canary.loaded
+        return self._active.get(name)
+
+    def has_canary(self, name: str) -> bool:
+        """Whether some streams of the model are served by a version that is not the active one."""
+        return name in self._canaries
 
     def previous(self, name: str) -> LoadedVersion | None:
         """The version that was active before the one that is now, to which one can go back; None: it is gone."""
@@ -214,6 +251,16 @@ class Catalogue:
             self._previous[name] = before
         self._active[name] = loaded
         self.notify()
+
+    def begin_canary(self, canary: CanaryVersion) -> None:
+        """Some streams use this version from their next frame on."""
+        self._canaries[canary.loaded.version.name] = canary
+        self.notify()
+
+    def end_canary(self, name: str) -> None:
+        """All streams of the model use the active version from their next frame on."""
+        if self._canaries.pop(name, None) is not None:
+            self.notify()
 
     def fail(self, loaded: LoadedVersion, reason: str) -> None:
         """Marks the version as FAILED for good. If it is the active one and others are ready, the one that was active

@@ -10,10 +10,10 @@ import structlog
 
 from duly.core.events import AdviseStream, ResolveFrame
 from duly.core.fates import CLOSED_RUNNING, RESULTS
-from duly.core.types import JointFrame, OutcomeStatus
+from duly.core.types import Frame, JointFrame, OutcomeStatus
 from duly.metrics import Metrics
 from duly.runtime.held_frames import HeldFrame, HeldFrames
-from duly.runtime.outcome import BatchRun, FusedOutcome, Outcome, Output, Partner, Sink
+from duly.runtime.outcome import BatchRun, FusedOutcome, Outcome, Output, Partner, Sink, Tap
 from duly.runtime.worker_port import BatchResult
 
 _log = structlog.get_logger("duly.driver")
@@ -32,6 +32,9 @@ class Delivery:
         """
         self.sinks: dict[int, Sink] = {}
         """The sinks of the open streams, and of fusion groups, by stream id."""
+        self.taps: list[Tap] | None = None
+        """What looks at each frame that has a result; None: nothing does, as nearly always. One that raises is let go.
+        """
         self._metrics = metrics
         self._held = held
         self._close_soon = close_soon
@@ -76,6 +79,8 @@ class Delivery:
                             while run.batch.frames[index] is not frame:  # frames end in the order of their batch
                                 index += 1
                             outputs = result.outputs(index)
+                            if self.taps is not None:
+                                self._show(self.taps, frame, action.status, outputs, run)
                     if isinstance(frame, JointFrame):
                         self._resolve_joint(now_ns, action, frame, ran, outputs)
                         continue
@@ -93,6 +98,19 @@ class Delivery:
                 if sink is None:
                     raise
                 self._break(stream_id)
+
+    def _show(self, taps: list[Tap], frame: Frame, status: OutcomeStatus, outputs: list[Output], run: BatchRun) -> None:
+        """Shows a frame to all taps, while its payload is still there. Raises KeyError where it is not held."""
+        (payload,) = self._held.payloads((frame,))
+        pieces = self._held.of((frame,))
+        if pieces[0].spare:
+            return
+        for tap in tuple(taps):
+            try:
+                tap(pieces, payload, status, outputs, run)
+            except Exception:
+                _log.exception("what looks at frames failed, it sees no more", model=frame.model)
+                taps.remove(tap)
 
     def _resolve_joint(
         self, now_ns: int, action: ResolveFrame, joint: JointFrame, ran: BatchRun | None, outputs: list[Output] | None

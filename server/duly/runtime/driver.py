@@ -50,7 +50,7 @@ from duly.runtime.facts import Facts
 from duly.runtime.frame_costs import FrameCosts
 from duly.runtime.hand_over import HandOver
 from duly.runtime.held_frames import HeldFrame, HeldFrames, InputData
-from duly.runtime.outcome import BatchRun, Outcome, Sink
+from duly.runtime.outcome import BatchRun, Outcome, Sink, Tap
 from duly.runtime.recorder import Recorder, SafeRecorder
 from duly.runtime.worker_port import BatchResult, LaneWorker
 
@@ -173,6 +173,18 @@ class Driver:
             if worker.model == model:
                 worker.rouse()
 
+    def sink(self, stream_id: int) -> Sink | None:
+        """Returns where outcomes of a stream go; None: it has closed."""
+        return self._delivery.sinks.get(stream_id)
+
+    def add_tap(self, tap: Tap) -> None:
+        """Shows `tap` each frame that has a result from now on, until it raises."""
+        self._delivery.taps = [*(self._delivery.taps or ()), tap]
+
+    def remove_tap(self, tap: Tap) -> None:
+        """Shows `tap` no more frames."""
+        self._delivery.taps = [other for other in self._delivery.taps or () if other != tap] or None
+
     # ---- for workers ----
 
     def add_worker(self, worker: LaneWorker) -> None:
@@ -255,6 +267,11 @@ class Driver:
             frames = running.batch.frames
             event.invalid = {frames[i].seq: reason for i, reason in result.invalid.items()}
             event.failed = {frames[i].seq: reason for i, reason in result.failed.items()}
+        if result.guards is not None:
+            ran = running.batch.frames
+            running.guards = {
+                piece.seq: names for index, names in result.guards.items() for piece in pieces_of(ran[index])
+            }
         event.failed |= running.stateless
         costs = self.costs.get(running.batch.model)
         if costs is not None:

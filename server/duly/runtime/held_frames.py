@@ -54,6 +54,8 @@ class HeldFrame:
     """Whose stream it came on."""
     worker_died: bool = False
     """Whether a worker has died while it ran the frame."""
+    spare: bool = False
+    """Whether it is the server's own, for spare time: nobody has sent it, and nobody gets its result."""
     last: bool = False
     """Whether it is known to be the last frame of its stream. Who takes the frame says so before it is submitted."""
     ran: Callable[[int, float], None] | None = None
@@ -88,6 +90,7 @@ class HeldFrame:
         self.grown_bytes = grown_bytes
         self.principal = principal
         self.worker_died = worker_died
+        self.spare = False
         self.last = False
         self.ran = ran
 

@@ -76,6 +76,11 @@ class ModelHost:
         self._unloading: set[asyncio.Task[None]] = set()
         self._serves = False
         """Whether any model has been loaded since the start."""
+        self.on_trial: Callable[[str], str] = lambda name: ""
+        """Returns the number of the version of that model which is on trial; empty: none is."""
+        self.first: Callable[[Sequence[ModelVersion]], Sequence[ModelVersion]] = lambda versions: versions
+        """Returns those of a model's versions, the newest first, that may be loaded at the start: all, or those that a
+        trial before has left."""
         self._first_failures: list[tuple[str, str]] = []
         """Models that could not be loaded at the start, with the reasons, which are not logged yet."""
 
@@ -111,8 +116,10 @@ class ModelHost:
         of_model: dict[str, list[ModelVersion]] = {}
         for version in versions:
             of_model.setdefault(version.name, []).append(version)
-        newest, others = [], []
-        for mine in of_model.values():
+        newest: list[ModelVersion] = []
+        others: list[ModelVersion] = []
+        for all_mine in of_model.values():
+            mine = self.first(all_mine)
             wanted = min(mine[0].config.versions.loaded or len(mine), len(mine))
             room = min(wanted, self._limits.of_model)
             newest.append(mine[0])
@@ -200,13 +207,22 @@ class ModelHost:
                 self._activate(loaded)
             return loaded
 
-    async def activate(self, name: str, version: str, force: bool = False) -> LoadedVersion:
-        """Streams without a stated version use this version from their next frame on.
+    async def activate(
+        self, name: str, version: str, force: bool = False, *, ends_trial: bool = False
+    ) -> LoadedVersion:
+        """Streams without a stated version use this version from their next frame on. `ends_trial`: whether a trial has
+        come to its end with it.
 
         Raises ModelError, which is ACTIVATION_REFUSED where streams that are open would no longer get what they were
-        promised; with `force` it is activated all the same.
+        promised, or a version of the model is on trial; with `force` it is activated all the same.
         """
         loaded = self._catalogue.find(name, version)
+        if (candidate := self.on_trial(name)) and not force and not ends_trial:
+            raise ModelError(
+                "ACTIVATION_REFUSED",
+                f"{name}/{candidate} is on trial, which decides what is active; veto it first, or force it, which ends "
+                "the trial",
+            )
         active = self._catalogue.active(name)
         if active is not None and active is not loaded and active.state is not VersionState.FAILED:
             async with self._admission.swap(name, active.key, loaded.key) as verdict:
@@ -220,6 +236,14 @@ class ModelHost:
         elif active is not loaded:
             self._activate(loaded)
         return loaded
+
+    async def refusal(self, name: str, version: str) -> str:
+        """Returns why the version would not be activated now; empty: it would."""
+        loaded, active = self._catalogue.find(name, version), self._catalogue.active(name)
+        if active is None or active is loaded or not self._admission.enforces:
+            return ""
+        async with self._admission.swap(name, active.key, loaded.key) as verdict:
+            return str(_refusal(active, loaded, verdict)) if verdict.broken else ""
 
     async def make_room(self, name: str) -> None:
         """Unloads the oldest version of the model that nobody uses, where as many are loaded as may be: neither the

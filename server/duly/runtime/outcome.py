@@ -1,12 +1,13 @@
 """What the runtime hands to a stream for each frame."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from duly.core.events import Advice, DispatchBatch
 from duly.core.fates import Fate
 from duly.core.types import OutcomeStatus
-from duly.runtime.held_frames import HeldFrame
+from duly.runtime.held_frames import HeldFrame, InputData
 
 Output = tuple[int, tuple[int, ...], bytes]
 """One output of a frame: (index into the signature's outputs, shape, little-endian bytes)."""
@@ -22,6 +23,8 @@ class BatchRun:
     finished_ns: int = 0
     stateless: dict[int, str] = field(default_factory=dict)
     """Frames (by seq) that run without the state that their stream insists on, and are FAILED for this reason."""
+    guards: dict[int, tuple[str, ...]] | None = None
+    """The guards that found something on frames, by the seq of the frames as they came. None: nothing was found."""
 
 
 @dataclass(slots=True, init=False)
@@ -55,6 +58,14 @@ class Outcome:
         self.turned_out = turned_out
         self.result_bytes = result_bytes
 
+    @property
+    def guards(self) -> tuple[str, ...]:
+        """The names of the model's guards that found something on the frame."""
+        run = self.run
+        if run is None or run.guards is None:
+            return ()
+        return run.guards.get(self.held.frame.seq, ())
+
 
 class Partner(NamedTuple):
     """A frame that another one was joined with."""
@@ -82,6 +93,16 @@ class FusedOutcome(Outcome):
     ) -> None:
         Outcome.__init__(self, held, status, reason, run, outputs)
         self.partners = partners
+
+
+Tap = Callable[[Sequence[HeldFrame], Sequence[InputData], OutcomeStatus, Sequence[Output], BatchRun], None]
+"""What looks at a frame that has run, as `tap(pieces, payload, status, outputs, run)`, just before its outcome goes
+to its stream. `pieces`: the frame, or in place of a joint one those that it was made of. `payload`: one entry for
+each input of the model, in its order, whichever piece it came with. The payload is let go right after the call, and
+the client may then overwrite what lies in memory that is shared with it (`SharedData`): who wants that copies it at
+once. Other bytes stay as they are, so that keeping them is enough. `status` is the scheduler's; a result may still
+turn out otherwise on its way to the client. A tap is called on the event loop and must not block.
+"""
 
 
 class Sink(Protocol):

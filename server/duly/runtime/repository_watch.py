@@ -6,6 +6,9 @@ volume, or for a link that is turned elsewhere. What is to be done follows from 
 is worked out anew each time, so nothing queues up. A version is loaded once nothing in its model's folder has changed
 for a while and no file of it is open for writing. It is tried once; a failed one is tried again when it changes.
 
+A version whose model.toml has `[trial]` is not activated but tried (`trials`), and one that did not pass a trial is not
+loaded again. While a version is on trial a newer one waits until that is over.
+
 What serves is never touched: files that change, or go, under a loaded version are told and no more. A version that was
 loaded or unloaded by hand is left as it is.
 """
@@ -22,6 +25,7 @@ from duly.models.triton.origin import TRITON_FILE
 from duly.models.wording import first_few
 from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
 from duly.runtime.model_host import REASONS_MAX, ModelHost
+from duly.runtime.trials import Trials
 from duly.worker.version_files import is_written
 
 _log = structlog.get_logger("duly.models")
@@ -35,10 +39,20 @@ _PASSING = ("MODEL_NOT_READY", "REPOSITORY_INVALID")
 
 
 class RepositoryWatch:
-    def __init__(self, host: ModelHost, catalogue: Catalogue, activate: bool, settle_s: float) -> None:
-        """`activate`: whether a version that was loaded also becomes active. `settle_s`: how long nothing must have
-        changed.
+    def __init__(
+        self,
+        host: ModelHost,
+        catalogue: Catalogue,
+        activate: bool,
+        settle_s: float,
+        trials: Trials | None = None,
+    ) -> None:
+        """`activate`: whether a version that was loaded also becomes active, or is tried. `settle_s`: how long nothing
+        must have changed. `trials`: None where none are held.
         """
+        self._trials = trials
+        self._put_off: set[str] = set()
+        """The models with a newer version that waits for the end of a trial."""
         self._host = host
         self._catalogue = catalogue
         self._activate = activate
@@ -81,6 +95,9 @@ class RepositoryWatch:
             if stamps.get(name) != self._stamps.get(name):
                 self._changed_s[name] = now_s
         self._stamps = stamps
+        for name in [name for name in self._put_off if not self._on_trial(name)]:
+            self._put_off.discard(name)
+            self._changed_s.setdefault(name, now_s - self._settle_s)
         due = [
             name
             for name, since_s in self._changed_s.items()
@@ -127,6 +144,13 @@ class RepositoryWatch:
             return True  # it was put there to go back to by hand
         if self._tried.get(newest.key) == self._stamp(newest):
             return True
+        if self._on_trial(name):
+            self._put_off.add(name)
+            return True
+        ended = self._trials.memory.ended(newest.key) if self._trials is not None else None
+        if ended is not None:
+            self._tell(newest.key, f"{newest.key} did not pass its trial ({ended.stage.name}): {ended.reason}")
+            return True
         if file := await self._host.read(partial(written_to, newest.folder, is_written)):
             self._tell(newest.key, f"{newest.key}/{file} is open for writing")
             return False
@@ -146,11 +170,18 @@ class RepositoryWatch:
         self._tried[version.key] = stamp
         self._told.pop(version.key, None)
         if self._activate and self._catalogue.active(version.name) is not loaded:
+            tried = self._trials is not None and loaded.version.config.trial is not None
             try:
-                await self._host.activate(version.name, version.version)
+                if self._trials is not None and tried:
+                    await self._trials.begin(loaded)
+                else:
+                    await self._host.activate(version.name, version.version)
             except ModelError as error:
-                self._tell(version.key, f"loaded and not activated: {error}")
+                self._tell(version.key, f"loaded and not {'tried' if tried else 'activated'}: {error}")
         return True
+
+    def _on_trial(self, name: str) -> bool:
+        return self._trials is not None and bool(self._trials.on_trial(name))
 
     def _compare(self, loaded: LoadedVersion) -> None:
         """Says once that the files of a loaded version are gone or have changed."""

@@ -1,4 +1,5 @@
-"""What the server looks at periodically, rather than when something happens: its event loop's lag, and hung workers.
+"""What the server looks at periodically, rather than when something happens: its event loop's lag, hung workers, and
+what energy the machine takes.
 
 A new sampler is a method here that `start` runs, and the counter or gauge in `metrics` that it feeds. Samplers run on
 the event loop, so they must not block it: what takes more than a fraction of a millisecond belongs into a thread
@@ -11,6 +12,7 @@ from functools import partial
 
 import structlog
 
+from duly.energy.watch import EnergyWatch
 from duly.metrics import Metrics
 from duly.runtime.catalogue import Catalogue, LoadedVersion, VersionState
 from duly.runtime.hang import LOOK_NS, PLANS_MAX
@@ -50,6 +52,7 @@ class Samplers:
         return [
             watch_over("event loop lag", self._measure_loop_lag),
             watch_over("watch for workers that hang", partial(periodically, self.kill_hung_workers, LOOK_NS / 1e9)),
+            watch_over("energy", self._measure_energy),
         ]
 
     async def _measure_loop_lag(self) -> None:
@@ -59,6 +62,16 @@ class Samplers:
             due_ns += int(SAMPLE_SECONDS * 1e9)
             await asyncio.sleep(max(0, due_ns - self._clock()) / 1e9)
             self._metrics.loop_lag(max(0, self._clock() - due_ns))
+
+    async def _measure_energy(self) -> None:
+        """Lets a thread look at what energy the machine takes, until the server ends. Its reads may block."""
+        watch = EnergyWatch()
+        self._metrics.set_energy(lambda: watch.joules)
+        watch.start()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            watch.stop()
 
     def drain(self, until_ns: int) -> None:
         """The server ends at that time, and with it every worker that hangs: shortly before, none is replaced."""

@@ -12,9 +12,8 @@ import structlog
 from duly.core.events import LaneUp, ModelGone, ModelReady
 from duly.metrics import Metrics
 from duly.models.contents import Fingerprint, how_to_publish
-from duly.models.repository import ModelVersion, notes_of_labels
+from duly.models.repository import notes_of_labels, with_labels
 from duly.models.sizes import SizeLimits
-from duly.models.spec import Signature, TensorSpec
 from duly.models.trust import Trust
 from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
 from duly.runtime.driver import Driver
@@ -220,13 +219,13 @@ class Supervisor:
         worker.served_s = self._time()
         if loaded.fingerprint is None:
             loaded.fingerprint = Fingerprint(worker.contents, ready.signature)
-        loaded.signature = _with_labels(ready.signature, loaded.version)
+        loaded.signature = with_labels(ready.signature, loaded.version)
         if chunk := loaded.version.config.chunk:
             loaded.signature = loaded.signature.model_copy(update={"chunk": chunk})
         loaded.memory_bytes_max = ready.memory_bytes_max
         loaded.providers = [variant.providers for variant in ready.variants]
         self._catalogue.changes_count += 1  # streams follow from here on; watchers hear of it with the version's state
-        self._metrics.lane_serves(worker.model, worker.lane)
+        self._metrics.lane_serves(worker.model, worker.lane, ready.signature.guards)
         self._driver.add_worker(worker)
         if ready.costs:
             self._driver.costs.setdefault(worker.model, ready.costs)
@@ -326,16 +325,3 @@ def _told(loaded: LoadedVersion, error: BaseException) -> str:
     """Returns why the version cannot be served, with what to do about it."""
     reason = loaded.version.told(str(error))
     return f"{reason}; {how_to_publish(loaded.version)}" if isinstance(error, OtherContents) else reason
-
-
-def _with_labels(signature: Signature, version: ModelVersion) -> Signature:
-    """Gives the labels to the outputs that have them: those of which model.toml says so, or else all."""
-    labels = version.labels
-    if not labels:
-        return signature
-    named = {output.name for output in version.config.outputs if output.labelled}
-    outputs = tuple(
-        TensorSpec.model_validate(spec.model_dump() | {"labels": labels}) if not named or spec.name in named else spec
-        for spec in signature.outputs
-    )
-    return signature.model_copy(update={"outputs": outputs})

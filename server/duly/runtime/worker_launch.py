@@ -35,16 +35,19 @@ def start_worker(
     trust: Trust | None = None,
     background: bool = False,
     group: WorkerGroup | None = None,
+    checked: bool = True,
 ) -> Worker:
     """Starts a worker that loads all variants of the version. `limits`: what a frame may have on this server. `Worker`
     explains the callbacks and `expected`. `trust`: what the worker may do; None: as without settings. `background`:
-    whether it may take its time, as others serve meanwhile. `group`: its control group, which ends with it.
+    whether it may take its time, as others serve meanwhile. `group`: its control group, which ends with it. `checked`:
+    whether the first worker of a version runs its check samples.
 
     Raises WorkerError where the system has no room for the process.
     """
     worker = Worker(version.key, lane, version.config.variant_names, on_batch, on_end, expected)
     worker.group = group
-    asked: dict[str, Any] = {"limits": limits.model_dump(), "checks": expected is None, "background": background}
+    asked: dict[str, Any] = {"limits": limits.model_dump(), "background": background}
+    asked["checks"] = checked and expected is None
     asked["group"] = str(group.folder) if group is not None else ""
     body = _load_body(version, lane, threads, trust) | asked
     if group is not None and fits(body):

@@ -27,6 +27,8 @@ class BatchResult:
     """How long reading each frame took, where pictures are decoded."""
     hollow: bool = False
     """Whether the worker gives nothing but outputs that are not finite, even for a frame of its own."""
+    guards: dict[int, tuple[str, ...]] | None = None
+    """The guards that found something on frames, by their index in the batch. None: nothing was found."""
 
 
 class LaneWorker(Protocol):

@@ -93,7 +93,8 @@ class Worker:
         """The batch that runs, until the worker has answered as it should."""
         self.planned_ns = 0
         """Planned time of the newest batch."""
-        self._stateful = False
+        self._remembers = False
+        """Whether it keeps something of streams."""
         self._state_bytes = 0
         """Bytes of what it keeps of a stream; 0: it cannot be given away."""
         self._giving: tuple[GivenState, Callable[[GivenState | None], None]] | None = None
@@ -308,7 +309,7 @@ class Worker:
 
     def forget(self, stream_id: int) -> None:
         """The worker hears of it between batches, so that the socket never fills up during a long one."""
-        if self._stateful or stream_id in self._shared:
+        if self._remembers or stream_id in self._shared:
             self._shared.discard(stream_id)
             self._forget.append(stream_id)
             if self._asked is None:
@@ -419,7 +420,7 @@ class Worker:
         if needed > self._region.input_bytes:
             raise ValueError(f"its region has {self._region.input_bytes} bytes for inputs that take {needed}")
         self._answers = Answers(signature, self._region)
-        self._stateful = signature.stateful
+        self._remembers = signature.stateful or signature.watched
         self._state_bytes = signature.state_bytes if signature.state_layout else 0
         self._trims = any(-1 in spec.shape or spec.encodings or spec.is_text for spec in signature.inputs)
         if self._expected is not None:

@@ -56,6 +56,8 @@ class OpenStreams:
         """The open CRITICAL streams whose principals no credential proves."""
         self._meters = Meters(len(host.catalogue.lanes))
         self._fusion = FusionGroups(host.driver)
+        self._opened = 0
+        """How many streams and single frames there have been."""
         self._half_messages = HalfMessages(host.memory.bytes_max)
         self.draining = False
         self._room: asyncio.Future[None] | None = None
@@ -108,7 +110,7 @@ class OpenStreams:
         served = self.host.catalogue.find(asked.model, asked.version)
         use = self._claim(rights)
         try:
-            stream = Stream(asked, served, self.host, principal, use, connection)
+            stream = Stream(asked, served, self.host, principal, use, connection, self._key(asked, principal))
             rights.check_class(stream.terms.stream_class, asked.stream_class)
             group = None
             if asked.fusion is not None:
@@ -166,7 +168,7 @@ class OpenStreams:
         served = self.host.catalogue.find(asked.model, asked.version)
         use = self._claim(rights)
         try:
-            stream = Stream(asked, served, self.host, principal, use)
+            stream = Stream(asked, served, self.host, principal, use, key=self._key(asked, principal))
             rights.check_class(stream.terms.stream_class, asked.stream_class)
             stream.open()
             try:
@@ -176,6 +178,20 @@ class OpenStreams:
                 stream.abandon()
         finally:
             self._release(principal, use)
+
+    def keys(self, name: str) -> list[str]:
+        """Returns the keys of the open streams of a model that state no version."""
+        mine = (stream for stream in self._open if stream.served.version.name == name)
+        return [stream.key for stream in mine if not stream.asked.version]
+
+    def _key(self, asked: StreamRequest, principal: str) -> str:
+        """Returns by what a stream is drawn for a version that is tried: its name, which it has again when it comes
+        back, or that of its fusion group, all of which goes together. Without a name it is drawn anew each time.
+        """
+        self._opened += 1
+        if asked.fusion is not None:
+            return f"{principal}\0fused {asked.fusion.group}"
+        return f"{principal}\0{asked.stream_name or self._opened}"
 
     def _check_server(self) -> None:
         if self.draining:

@@ -21,6 +21,10 @@ class Right(StrEnum):
     """Streams and single frames."""
     READ = "read"
     """Lists of models, statistics, watching both, reflection."""
+    FEEDBACK = "feedback"
+    """Labels for frames of its own streams."""
+    FEEDBACK_ANY = "feedback-any"
+    """Labels for frames of all streams of the models that it may use; it needs `feedback`, too."""
     LOAD = "load"
     UNLOAD = "unload"
     ACTIVATE = "activate"
@@ -31,9 +35,9 @@ class Right(StrEnum):
     """Changing what the server logs."""
 
 
-USE = frozenset({Right.INFER, Right.READ})
-"""The rights of a sensor."""
-ADMIN = frozenset(Right) - USE
+USE = frozenset({Right.INFER, Right.READ, Right.FEEDBACK})
+"""The rights of a sensor where no policy says otherwise."""
+ADMIN = frozenset(Right) - USE - {Right.FEEDBACK_ANY}
 """Rights to change the server for everybody."""
 
 

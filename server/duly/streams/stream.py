@@ -82,6 +82,8 @@ class StreamHost:
     """The clock of all times since 1970 that clients see."""
     refused: Counter[str] = field(default_factory=Counter)
     """How many frames were answered at the door, by the cause of their fate."""
+    key_of: "Callable[[Stream], str] | None" = None
+    """Gives the key by which clients name a stream when they send labels; None: no frames are kept."""
     memory: Memory = field(init=False)
     lag: LoopLag = field(init=False)
     cheap: SharedBudget = field(init=False)
@@ -106,11 +108,13 @@ class Stream:
         principal: str,
         use: PrincipalUse,
         connection: str = "",
+        key: str = "",
     ) -> None:
         """`use`: what the principal uses with all its streams. `connection`: what tells its connection from others.
-        Raises InvalidTerms.
+        `key`: by which it is drawn for a version that is tried on some streams. Raises InvalidTerms.
         """
         self.connection = connection
+        self.key = key
         self.asked = asked
         self.terms = stream_terms(asked, served, host.limits.stream, principal)
         self.principal = principal
@@ -178,6 +182,8 @@ class Stream:
         """Why the version that serves the stream cannot; empty: it can."""
         self._changes_count = host.catalogue.changes_count
         """The catalogue's `changes_count` when the stream last looked."""
+        if not asked.version and host.catalogue.has_canary(served.version.name):
+            self._changes_count = -1  # admission judges it with the active version; from its first frame on it follows
         self._serve_with(served)
 
     def _serve_with(self, served: LoadedVersion) -> None:
@@ -422,7 +428,10 @@ class Stream:
     def _follow(self) -> None:
         served, catalogue = self.served, self._catalogue
         self._changes_count = catalogue.changes_count
-        now = catalogue.current(served) if self.asked.version else catalogue.active(served.version.name)
+        if self.asked.version:
+            now = catalogue.current(served)
+        else:
+            now = catalogue.follows(served.version.name, self.key, served if self._newest_id >= 0 else None)
         self._failure = now.failure if now is not None else ""
         if now is None or now.signature is None:
             return  # it is gone, or being loaded again
@@ -434,7 +443,9 @@ class Stream:
         before, stateful = self.model, self.signature.stateful or now.signature.stateful
         self._serve_with(now)
         if now.key != before or stateful:
-            happened = "is active" if now.key != before else "was loaded again"
+            happened = "is active" if now is catalogue.active(now.version.name) else "is tried on this stream"
+            if now.key == before:
+                happened = "was loaded again"
             state = ""
             if stateful:
                 carried = now.takes_state_of(served) and catalogue.current(served) is served
@@ -475,6 +486,11 @@ class Stream:
         self.frame_bytes += more_bytes
         self.use.bytes += more_bytes
         self._driver.held.bytes += more_bytes
+
+    @property
+    def label_key(self) -> str:
+        """By what its client names it when it sends labels, also later; empty: none of its frames are kept."""
+        return self._host.key_of(self) if self._host.key_of is not None else ""
 
     @property
     def result_bytes(self) -> int:

@@ -9,7 +9,7 @@ A result that waited because its own client did not read is no hit, and no miss 
 only itself, and gains nothing by it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from duly.core import fates
 from duly.core.events import FramesTurnedOut
@@ -22,6 +22,11 @@ from duly.runtime.outcome import Outcome
 class Verdicts:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._observe: Callable[[Outcome], None] | None = None
+
+    def observed_by(self, observe: Callable[[Outcome], None] | None) -> None:
+        """Has `observe` called with each outcome as its client gets it from now on; None: nobody. It must not raise."""
+        self._observe = observe
 
     def sent(self, now_ns: int, outcomes: Sequence[Outcome], client_slow: bool) -> Sequence[FramesTurnedOut]:
         """Settles the status of outcomes of one stream that are handed to the transport now, and counts them. Returns
@@ -61,9 +66,13 @@ class Verdicts:
         counts = self._metrics.of(frame.model, held.stream_class)
         counts.outcome(outcome.status, latency_ns, slack_ns, age_ns)
         run = outcome.run
+        if run is not None and run.guards is not None:
+            self._metrics.flagged(frame.model, outcome.guards)
         if run is not None and outcome.status <= OutcomeStatus.LATE:
             sent_ns, started_ns = run.dispatched_ns, run.started_ns
             counts.ran(now_ns, sent_ns - held.received_ns, started_ns - sent_ns, run.finished_ns - started_ns)
+        if self._observe is not None:
+            self._observe(outcome)
 
 
 def _events(outcomes: Sequence[Outcome]) -> list[FramesTurnedOut]:

@@ -55,6 +55,15 @@ class OutcomeStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OUTCOME_STATUS_INVALID: _ClassVar[OutcomeStatus]
     OUTCOME_STATUS_CANCELLED: _ClassVar[OutcomeStatus]
     OUTCOME_STATUS_FAILED: _ClassVar[OutcomeStatus]
+
+class FeedbackStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FEEDBACK_STATUS_UNSPECIFIED: _ClassVar[FeedbackStatus]
+    FEEDBACK_STATUS_JOINED: _ClassVar[FeedbackStatus]
+    FEEDBACK_STATUS_UNKNOWN_FRAME: _ClassVar[FeedbackStatus]
+    FEEDBACK_STATUS_INVALID: _ClassVar[FeedbackStatus]
+    FEEDBACK_STATUS_NOT_KEPT: _ClassVar[FeedbackStatus]
+    FEEDBACK_STATUS_PENDING: _ClassVar[FeedbackStatus]
 STREAM_CLASS_UNSPECIFIED: StreamClass
 STREAM_CLASS_CRITICAL: StreamClass
 STREAM_CLASS_STANDARD: StreamClass
@@ -85,6 +94,12 @@ OUTCOME_STATUS_SKIPPED: OutcomeStatus
 OUTCOME_STATUS_INVALID: OutcomeStatus
 OUTCOME_STATUS_CANCELLED: OutcomeStatus
 OUTCOME_STATUS_FAILED: OutcomeStatus
+FEEDBACK_STATUS_UNSPECIFIED: FeedbackStatus
+FEEDBACK_STATUS_JOINED: FeedbackStatus
+FEEDBACK_STATUS_UNKNOWN_FRAME: FeedbackStatus
+FEEDBACK_STATUS_INVALID: FeedbackStatus
+FEEDBACK_STATUS_NOT_KEPT: FeedbackStatus
+FEEDBACK_STATUS_PENDING: FeedbackStatus
 
 class ClockEstimate(_message.Message):
     __slots__ = ("offset_nano", "uncertainty_nano")
@@ -211,7 +226,7 @@ class StreamResponse(_message.Message):
     def __init__(self, opened: _Optional[_Union[StreamOpened, _Mapping]] = ..., outcomes: _Optional[_Union[OutcomeBatch, _Mapping]] = ..., clock_pong: _Optional[_Union[ClockPong, _Mapping]] = ..., advice: _Optional[_Union[StreamAdvice, _Mapping]] = ...) -> None: ...
 
 class StreamOpened(_message.Message):
-    __slots__ = ("stream_id", "version", "inputs", "outputs", "variants", "stream_class", "backlog_policy", "backlog_frames", "ordering", "default_budget_nano", "planned_latency_nano", "utilisation", "frames_in_flight_max", "bytes_in_flight_max", "message_bytes_max", "server_time_unix_nano", "gap_policy", "predicted_latency_nano", "admission_warning", "fusion", "fusion_inputs_missing", "chunk")
+    __slots__ = ("stream_id", "version", "inputs", "outputs", "variants", "stream_class", "backlog_policy", "backlog_frames", "ordering", "default_budget_nano", "planned_latency_nano", "utilisation", "frames_in_flight_max", "bytes_in_flight_max", "message_bytes_max", "server_time_unix_nano", "gap_policy", "predicted_latency_nano", "admission_warning", "fusion", "fusion_inputs_missing", "chunk", "stream_key")
     STREAM_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
@@ -234,6 +249,7 @@ class StreamOpened(_message.Message):
     FUSION_FIELD_NUMBER: _ClassVar[int]
     FUSION_INPUTS_MISSING_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
+    STREAM_KEY_FIELD_NUMBER: _ClassVar[int]
     stream_id: int
     version: str
     inputs: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.TensorSpec]
@@ -256,7 +272,8 @@ class StreamOpened(_message.Message):
     fusion: Fusion
     fusion_inputs_missing: _containers.RepeatedScalarFieldContainer[str]
     chunk: ActionChunk
-    def __init__(self, stream_id: _Optional[int] = ..., version: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., variants: _Optional[_Iterable[str]] = ..., stream_class: _Optional[_Union[StreamClass, str]] = ..., backlog_policy: _Optional[_Union[BacklogPolicy, str]] = ..., backlog_frames: _Optional[int] = ..., ordering: _Optional[_Union[Ordering, str]] = ..., default_budget_nano: _Optional[int] = ..., planned_latency_nano: _Optional[int] = ..., utilisation: _Optional[float] = ..., frames_in_flight_max: _Optional[int] = ..., bytes_in_flight_max: _Optional[int] = ..., message_bytes_max: _Optional[int] = ..., server_time_unix_nano: _Optional[int] = ..., gap_policy: _Optional[_Union[GapPolicy, str]] = ..., predicted_latency_nano: _Optional[int] = ..., admission_warning: _Optional[str] = ..., fusion: _Optional[_Union[Fusion, _Mapping]] = ..., fusion_inputs_missing: _Optional[_Iterable[str]] = ..., chunk: _Optional[_Union[ActionChunk, _Mapping]] = ...) -> None: ...
+    stream_key: str
+    def __init__(self, stream_id: _Optional[int] = ..., version: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., variants: _Optional[_Iterable[str]] = ..., stream_class: _Optional[_Union[StreamClass, str]] = ..., backlog_policy: _Optional[_Union[BacklogPolicy, str]] = ..., backlog_frames: _Optional[int] = ..., ordering: _Optional[_Union[Ordering, str]] = ..., default_budget_nano: _Optional[int] = ..., planned_latency_nano: _Optional[int] = ..., utilisation: _Optional[float] = ..., frames_in_flight_max: _Optional[int] = ..., bytes_in_flight_max: _Optional[int] = ..., message_bytes_max: _Optional[int] = ..., server_time_unix_nano: _Optional[int] = ..., gap_policy: _Optional[_Union[GapPolicy, str]] = ..., predicted_latency_nano: _Optional[int] = ..., admission_warning: _Optional[str] = ..., fusion: _Optional[_Union[Fusion, _Mapping]] = ..., fusion_inputs_missing: _Optional[_Iterable[str]] = ..., chunk: _Optional[_Union[ActionChunk, _Mapping]] = ..., stream_key: _Optional[str] = ...) -> None: ...
 
 class OutcomeBatch(_message.Message):
     __slots__ = ("outcomes",)
@@ -265,7 +282,7 @@ class OutcomeBatch(_message.Message):
     def __init__(self, outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ...) -> None: ...
 
 class Outcome(_message.Message):
-    __slots__ = ("frame_id", "status", "outputs", "timing", "version", "variant", "batch_size", "slack_nano", "reason", "fused", "chunk", "planned_delay_nano")
+    __slots__ = ("frame_id", "status", "outputs", "timing", "version", "variant", "batch_size", "slack_nano", "reason", "fused", "chunk", "planned_delay_nano", "guards")
     FRAME_ID_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
@@ -278,6 +295,7 @@ class Outcome(_message.Message):
     FUSED_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     PLANNED_DELAY_NANO_FIELD_NUMBER: _ClassVar[int]
+    GUARDS_FIELD_NUMBER: _ClassVar[int]
     frame_id: int
     status: OutcomeStatus
     outputs: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.Tensor]
@@ -290,7 +308,8 @@ class Outcome(_message.Message):
     fused: _containers.RepeatedCompositeFieldContainer[FusedFrame]
     chunk: ActionChunk
     planned_delay_nano: int
-    def __init__(self, frame_id: _Optional[int] = ..., status: _Optional[_Union[OutcomeStatus, str]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., version: _Optional[str] = ..., variant: _Optional[str] = ..., batch_size: _Optional[int] = ..., slack_nano: _Optional[int] = ..., reason: _Optional[str] = ..., fused: _Optional[_Iterable[_Union[FusedFrame, _Mapping]]] = ..., chunk: _Optional[_Union[ActionChunk, _Mapping]] = ..., planned_delay_nano: _Optional[int] = ...) -> None: ...
+    guards: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, frame_id: _Optional[int] = ..., status: _Optional[_Union[OutcomeStatus, str]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., version: _Optional[str] = ..., variant: _Optional[str] = ..., batch_size: _Optional[int] = ..., slack_nano: _Optional[int] = ..., reason: _Optional[str] = ..., fused: _Optional[_Iterable[_Union[FusedFrame, _Mapping]]] = ..., chunk: _Optional[_Union[ActionChunk, _Mapping]] = ..., planned_delay_nano: _Optional[int] = ..., guards: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class FusedFrame(_message.Message):
     __slots__ = ("input", "frame_id", "capture_offset_nano")
@@ -385,7 +404,43 @@ class InferRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., stream_class: _Optional[_Union[StreamClass, str]] = ..., frame: _Optional[_Union[Frame, _Mapping]] = ..., outputs: _Optional[_Iterable[str]] = ..., clock: _Optional[_Union[ClockEstimate, _Mapping]] = ...) -> None: ...
 
 class InferResponse(_message.Message):
-    __slots__ = ("outcome",)
+    __slots__ = ("outcome", "stream_key")
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    STREAM_KEY_FIELD_NUMBER: _ClassVar[int]
     outcome: Outcome
-    def __init__(self, outcome: _Optional[_Union[Outcome, _Mapping]] = ...) -> None: ...
+    stream_key: str
+    def __init__(self, outcome: _Optional[_Union[Outcome, _Mapping]] = ..., stream_key: _Optional[str] = ...) -> None: ...
+
+class FeedbackRequest(_message.Message):
+    __slots__ = ("items",)
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[FrameFeedback]
+    def __init__(self, items: _Optional[_Iterable[_Union[FrameFeedback, _Mapping]]] = ...) -> None: ...
+
+class FrameFeedback(_message.Message):
+    __slots__ = ("stream_key", "frame_id", "labels", "weight", "source")
+    STREAM_KEY_FIELD_NUMBER: _ClassVar[int]
+    FRAME_ID_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    stream_key: str
+    frame_id: int
+    labels: _containers.RepeatedCompositeFieldContainer[_tensor_pb2.Tensor]
+    weight: float
+    source: str
+    def __init__(self, stream_key: _Optional[str] = ..., frame_id: _Optional[int] = ..., labels: _Optional[_Iterable[_Union[_tensor_pb2.Tensor, _Mapping]]] = ..., weight: _Optional[float] = ..., source: _Optional[str] = ...) -> None: ...
+
+class FeedbackResponse(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[FeedbackResult]
+    def __init__(self, results: _Optional[_Iterable[_Union[FeedbackResult, _Mapping]]] = ...) -> None: ...
+
+class FeedbackResult(_message.Message):
+    __slots__ = ("status", "reason")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    status: FeedbackStatus
+    reason: str
+    def __init__(self, status: _Optional[_Union[FeedbackStatus, str]] = ..., reason: _Optional[str] = ...) -> None: ...

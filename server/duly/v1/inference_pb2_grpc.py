@@ -45,6 +45,11 @@ class InferenceServiceStub:
                 request_serializer=duly_dot_v1_dot_inference__pb2.InferRequest.SerializeToString,
                 response_deserializer=duly_dot_v1_dot_inference__pb2.InferResponse.FromString,
                 _registered_method=True)
+        self.Feedback = channel.unary_unary(
+                '/duly.v1.InferenceService/Feedback',
+                request_serializer=duly_dot_v1_dot_inference__pb2.FeedbackRequest.SerializeToString,
+                response_deserializer=duly_dot_v1_dot_inference__pb2.FeedbackResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
@@ -68,6 +73,15 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Feedback(self, request, context):
+        """Labels of frames that were answered before, so that the server can learn from them: what was right, as soon as somebody
+        knows, also after the stream has ended and the server was started anew. They are joined with frames that the server
+        keeps. Each item has an answer of its own; sending an item again is safe, as the newest label of a frame counts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -80,6 +94,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Infer,
                     request_deserializer=duly_dot_v1_dot_inference__pb2.InferRequest.FromString,
                     response_serializer=duly_dot_v1_dot_inference__pb2.InferResponse.SerializeToString,
+            ),
+            'Feedback': grpc.unary_unary_rpc_method_handler(
+                    servicer.Feedback,
+                    request_deserializer=duly_dot_v1_dot_inference__pb2.FeedbackRequest.FromString,
+                    response_serializer=duly_dot_v1_dot_inference__pb2.FeedbackResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -137,6 +156,33 @@ class InferenceService:
             '/duly.v1.InferenceService/Infer',
             duly_dot_v1_dot_inference__pb2.InferRequest.SerializeToString,
             duly_dot_v1_dot_inference__pb2.InferResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Feedback(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/duly.v1.InferenceService/Feedback',
+            duly_dot_v1_dot_inference__pb2.FeedbackRequest.SerializeToString,
+            duly_dot_v1_dot_inference__pb2.FeedbackResponse.FromString,
             options,
             channel_credentials,
             insecure,

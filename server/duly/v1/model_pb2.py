@@ -26,47 +26,63 @@ from duly.v1 import inference_pb2 as duly_dot_v1_dot_inference__pb2
 from duly.v1 import tensor_pb2 as duly_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x64uly/v1/model.proto\x12\x07\x64uly.v1\x1a\x17\x64uly/v1/inference.proto\x1a\x14\x64uly/v1/tensor.proto\"\x85\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x63tive_version\x18\x02 \x01(\t\x12\'\n\x08versions\x18\x03 \x03(\x0b\x32\x15.duly.v1.ModelVersion\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x18\n\x10previous_version\x18\x05 \x01(\t\"\xa2\x02\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\"\n\x05state\x18\x02 \x01(\x0e\x32\x13.duly.v1.ModelState\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12#\n\x06inputs\x18\x04 \x03(\x0b\x32\x13.duly.v1.TensorSpec\x12$\n\x07outputs\x18\x05 \x03(\x0b\x32\x13.duly.v1.TensorSpec\x12\'\n\x08variants\x18\x06 \x03(\x0b\x32\x15.duly.v1.ModelVariant\x12\x10\n\x08stateful\x18\x07 \x01(\x08\x12\x1b\n\x13\x64\x65\x66\x61ult_budget_nano\x18\x08 \x01(\x03\x12+\n\rdefault_class\x18\t \x01(\x0e\x32\x14.duly.v1.StreamClass\"h\n\x0cModelVariant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63uracy\x18\x02 \x01(\x01\x12\x11\n\tproviders\x18\x03 \x03(\t\x12%\n\x07profile\x18\x04 \x03(\x0b\x32\x14.duly.v1.PlannedTime\"E\n\x0bPlannedTime\x12\x0c\n\x04lane\x18\x01 \x01(\t\x12\x12\n\nbatch_size\x18\x02 \x01(\x05\x12\x14\n\x0cplanned_nano\x18\x03 \x01(\x03\"\x13\n\x11ListModelsRequest\"4\n\x12ListModelsResponse\x12\x1e\n\x06models\x18\x01 \x03(\x0b\x32\x0e.duly.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"1\n\x10GetModelResponse\x12\x1d\n\x05model\x18\x01 \x01(\x0b\x32\x0e.duly.v1.Model\"1\n\x10LoadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"2\n\x11LoadModelResponse\x12\x1d\n\x05model\x18\x01 \x01(\x0b\x32\x0e.duly.v1.Model\"3\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\x15\n\x13UnloadModelResponse\"F\n\x16\x41\x63tivateVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\"8\n\x17\x41\x63tivateVersionResponse\x12\x1d\n\x05model\x18\x01 \x01(\x0b\x32\x0e.duly.v1.Model\"\x14\n\x12WatchModelsRequest\"E\n\x13WatchModelsResponse\x12\x1d\n\x05model\x18\x01 \x01(\x0b\x32\x0e.duly.v1.Model\x12\x0f\n\x07removed\x18\x02 \x01(\x08*\x8d\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03\x12\x1a\n\x16MODEL_STATE_RECOVERING\x10\x04\x32\xc6\x03\n\x0cModelService\x12\x45\n\nListModels\x12\x1a.duly.v1.ListModelsRequest\x1a\x1b.duly.v1.ListModelsResponse\x12?\n\x08GetModel\x12\x18.duly.v1.GetModelRequest\x1a\x19.duly.v1.GetModelResponse\x12\x42\n\tLoadModel\x12\x19.duly.v1.LoadModelRequest\x1a\x1a.duly.v1.LoadModelResponse\x12H\n\x0bUnloadModel\x12\x1b.duly.v1.UnloadModelRequest\x1a\x1c.duly.v1.UnloadModelResponse\x12T\n\x0f\x41\x63tivateVersion\x12\x1f.duly.v1.ActivateVersionRequest\x1a .duly.v1.ActivateVersionResponse\x12J\n\x0bWatchModels\x12\x1b.duly.v1.WatchModelsRequest\x1a\x1c.duly.v1.WatchModelsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x64uly/v1/model.proto\x12\x07\x64uly.v1\x1a\x17\x64uly/v1/inference.proto\x1a\x14\x64uly/v1/tensor.proto\"\x85\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x63tive_version\x18\x02 \x01(\t\x12\'\n\x08versions\x18\x03 \x03(\x0b\x32\x15.duly.v1.ModelVersion\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\x18\n\x10previous_version\x18\x05 \x01(\t\"\xc1\x02\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\"\n\x05state\x18\x02 \x01(\x0e\x32\x13.duly.v1.ModelState\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12#\n\x06inputs\x18\x04 \x03(\x0b\x32\x13.duly.v1.TensorSpec\x12$\n\x07outputs\x18\x05 \x03(\x0b\x32\x13.duly.v1.TensorSpec\x12\'\n\x08variants\x18\x06 \x03(\x0b\x32\x15.duly.v1.ModelVariant\x12\x10\n\x08stateful\x18\x07 \x01(\x08\x12\x1b\n\x13\x64\x65\x66\x61ult_budget_nano\x18\x08 \x01(\x03\x12+\n\rdefault_class\x18\t \x01(\x0e\x32\x14.duly.v1.StreamClass\x12\x1d\n\x05trial\x18\n \x01(\x0b\x32\x0e.duly.v1.Trial\"\x9c\x03\n\x05Trial\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x17\n\x0f\x61gainst_version\x18\x03 \x01(\t\x12\"\n\x05stage\x18\x04 \x01(\x0e\x32\x13.duly.v1.TrialStage\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x17\n\x0fsince_unix_nano\x18\x06 \x01(\x06\x12\x17\n\x0f\x62\x65gan_unix_nano\x18\x07 \x01(\x06\x12\x17\n\x0f\x66rames_compared\x18\x08 \x01(\x03\x12\x11\n\tagreement\x18\t \x01(\x01\x12\x15\n\ragreement_low\x18\n \x01(\x01\x12\x16\n\x0e\x61greement_high\x18\x0b \x01(\x01\x12\x15\n\rcanary_frames\x18\x0c \x01(\x03\x12\x16\n\x0e\x63\x61nary_on_time\x18\r \x01(\x03\x12\x13\n\x0brest_frames\x18\x0e \x01(\x03\x12\x14\n\x0crest_on_time\x18\x0f \x01(\x03\x12\x0e\n\x06\x65rrors\x18\x10 \x01(\x03\x12\x16\n\x0e\x66rames_not_run\x18\x11 \x01(\x03\x12\x18\n\x10\x66rames_not_drawn\x18\x12 \x01(\x03\"h\n\x0cModelVariant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x61\x63\x63uracy\x18\x02 \x01(\x01\x12\x11\n\tproviders\x18\x03 \x03(\t\x12%\n\x07profile\x18\x04 \x03(\x0b\x32\x14.duly.v1.PlannedTime\"E\n\x0bPlannedTime\x12\x0c\n\x04lane\x18\x01 \x01(\t\x12\x12\n\nbatch_size\x18\x02 \x01(\x05\x12\x14\n\x0cplanned_nano\x18\x03 \x01(\x03\"\x13\n\x11ListModelsRequest\"4\n\x12ListModelsResponse\x12\x1e\n\x06models\x18\x01 \x03(\x0b\x32\x0e.duly.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"1\n\x10GetModelResponse\x12\x1d\n\x05model\x18\x01 \x01(\x0b\x32\x0e.duly.v1.Model\"1\n\x10LoadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"2\n\x11LoadModelResponse\x12\x1d\n\x05model\x18\x01 \x01(\x0b\x32\x0e.duly.v1.Model\"3\n\x12UnloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\x15\n\x13UnloadModelResponse\"F\n\x16\x41\x63tivateVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\"8\n\x17\x41\x63tivateVersionResponse\x12\x1d\n\x05model\x18\x01 \x01(\x0b\x32\x0e.duly.v1.Model\"!\n\x11ListTrialsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x12ListTrialsResponse\x12\x1e\n\x06trials\x18\x01 \x03(\x0b\x32\x0e.duly.v1.Trial\"2\n\x11StartTrialRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"3\n\x12StartTrialResponse\x12\x1d\n\x05trial\x18\x01 \x01(\x0b\x32\x0e.duly.v1.Trial\"C\n\x12VetoVersionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"4\n\x13VetoVersionResponse\x12\x1d\n\x05trial\x18\x01 \x01(\x0b\x32\x0e.duly.v1.Trial\"\x14\n\x12WatchModelsRequest\"E\n\x13WatchModelsResponse\x12\x1d\n\x05model\x18\x01 \x01(\x0b\x32\x0e.duly.v1.Model\x12\x0f\n\x07removed\x18\x02 \x01(\x08*\x8d\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n\x11MODEL_STATE_READY\x10\x02\x12\x16\n\x12MODEL_STATE_FAILED\x10\x03\x12\x1a\n\x16MODEL_STATE_RECOVERING\x10\x04*\xbe\x01\n\nTrialStage\x12\x1b\n\x17TRIAL_STAGE_UNSPECIFIED\x10\x00\x12\x16\n\x12TRIAL_STAGE_LOADED\x10\x01\x12\x16\n\x12TRIAL_STAGE_SHADOW\x10\x02\x12\x16\n\x12TRIAL_STAGE_CANARY\x10\x03\x12\x16\n\x12TRIAL_STAGE_ACTIVE\x10\x04\x12\x1b\n\x17TRIAL_STAGE_ROLLED_BACK\x10\x05\x12\x16\n\x12TRIAL_STAGE_VETOED\x10\x06\x32\x9e\x05\n\x0cModelService\x12\x45\n\nListModels\x12\x1a.duly.v1.ListModelsRequest\x1a\x1b.duly.v1.ListModelsResponse\x12?\n\x08GetModel\x12\x18.duly.v1.GetModelRequest\x1a\x19.duly.v1.GetModelResponse\x12\x42\n\tLoadModel\x12\x19.duly.v1.LoadModelRequest\x1a\x1a.duly.v1.LoadModelResponse\x12H\n\x0bUnloadModel\x12\x1b.duly.v1.UnloadModelRequest\x1a\x1c.duly.v1.UnloadModelResponse\x12T\n\x0f\x41\x63tivateVersion\x12\x1f.duly.v1.ActivateVersionRequest\x1a .duly.v1.ActivateVersionResponse\x12\x45\n\nListTrials\x12\x1a.duly.v1.ListTrialsRequest\x1a\x1b.duly.v1.ListTrialsResponse\x12\x45\n\nStartTrial\x12\x1a.duly.v1.StartTrialRequest\x1a\x1b.duly.v1.StartTrialResponse\x12H\n\x0bVetoVersion\x12\x1b.duly.v1.VetoVersionRequest\x1a\x1c.duly.v1.VetoVersionResponse\x12J\n\x0bWatchModels\x12\x1b.duly.v1.WatchModelsRequest\x1a\x1c.duly.v1.WatchModelsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'duly.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELSTATE']._serialized_start=1247
-  _globals['_MODELSTATE']._serialized_end=1388
+  _globals['_MODELSTATE']._serialized_start=2010
+  _globals['_MODELSTATE']._serialized_end=2151
+  _globals['_TRIALSTAGE']._serialized_start=2154
+  _globals['_TRIALSTAGE']._serialized_end=2344
   _globals['_MODEL']._serialized_start=80
   _globals['_MODEL']._serialized_end=213
   _globals['_MODELVERSION']._serialized_start=216
-  _globals['_MODELVERSION']._serialized_end=506
-  _globals['_MODELVARIANT']._serialized_start=508
-  _globals['_MODELVARIANT']._serialized_end=612
-  _globals['_PLANNEDTIME']._serialized_start=614
-  _globals['_PLANNEDTIME']._serialized_end=683
-  _globals['_LISTMODELSREQUEST']._serialized_start=685
-  _globals['_LISTMODELSREQUEST']._serialized_end=704
-  _globals['_LISTMODELSRESPONSE']._serialized_start=706
-  _globals['_LISTMODELSRESPONSE']._serialized_end=758
-  _globals['_GETMODELREQUEST']._serialized_start=760
-  _globals['_GETMODELREQUEST']._serialized_end=791
-  _globals['_GETMODELRESPONSE']._serialized_start=793
-  _globals['_GETMODELRESPONSE']._serialized_end=842
-  _globals['_LOADMODELREQUEST']._serialized_start=844
-  _globals['_LOADMODELREQUEST']._serialized_end=893
-  _globals['_LOADMODELRESPONSE']._serialized_start=895
-  _globals['_LOADMODELRESPONSE']._serialized_end=945
-  _globals['_UNLOADMODELREQUEST']._serialized_start=947
-  _globals['_UNLOADMODELREQUEST']._serialized_end=998
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=1000
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=1021
-  _globals['_ACTIVATEVERSIONREQUEST']._serialized_start=1023
-  _globals['_ACTIVATEVERSIONREQUEST']._serialized_end=1093
-  _globals['_ACTIVATEVERSIONRESPONSE']._serialized_start=1095
-  _globals['_ACTIVATEVERSIONRESPONSE']._serialized_end=1151
-  _globals['_WATCHMODELSREQUEST']._serialized_start=1153
-  _globals['_WATCHMODELSREQUEST']._serialized_end=1173
-  _globals['_WATCHMODELSRESPONSE']._serialized_start=1175
-  _globals['_WATCHMODELSRESPONSE']._serialized_end=1244
-  _globals['_MODELSERVICE']._serialized_start=1391
-  _globals['_MODELSERVICE']._serialized_end=1845
+  _globals['_MODELVERSION']._serialized_end=537
+  _globals['_TRIAL']._serialized_start=540
+  _globals['_TRIAL']._serialized_end=952
+  _globals['_MODELVARIANT']._serialized_start=954
+  _globals['_MODELVARIANT']._serialized_end=1058
+  _globals['_PLANNEDTIME']._serialized_start=1060
+  _globals['_PLANNEDTIME']._serialized_end=1129
+  _globals['_LISTMODELSREQUEST']._serialized_start=1131
+  _globals['_LISTMODELSREQUEST']._serialized_end=1150
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1152
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1204
+  _globals['_GETMODELREQUEST']._serialized_start=1206
+  _globals['_GETMODELREQUEST']._serialized_end=1237
+  _globals['_GETMODELRESPONSE']._serialized_start=1239
+  _globals['_GETMODELRESPONSE']._serialized_end=1288
+  _globals['_LOADMODELREQUEST']._serialized_start=1290
+  _globals['_LOADMODELREQUEST']._serialized_end=1339
+  _globals['_LOADMODELRESPONSE']._serialized_start=1341
+  _globals['_LOADMODELRESPONSE']._serialized_end=1391
+  _globals['_UNLOADMODELREQUEST']._serialized_start=1393
+  _globals['_UNLOADMODELREQUEST']._serialized_end=1444
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=1446
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=1467
+  _globals['_ACTIVATEVERSIONREQUEST']._serialized_start=1469
+  _globals['_ACTIVATEVERSIONREQUEST']._serialized_end=1539
+  _globals['_ACTIVATEVERSIONRESPONSE']._serialized_start=1541
+  _globals['_ACTIVATEVERSIONRESPONSE']._serialized_end=1597
+  _globals['_LISTTRIALSREQUEST']._serialized_start=1599
+  _globals['_LISTTRIALSREQUEST']._serialized_end=1632
+  _globals['_LISTTRIALSRESPONSE']._serialized_start=1634
+  _globals['_LISTTRIALSRESPONSE']._serialized_end=1686
+  _globals['_STARTTRIALREQUEST']._serialized_start=1688
+  _globals['_STARTTRIALREQUEST']._serialized_end=1738
+  _globals['_STARTTRIALRESPONSE']._serialized_start=1740
+  _globals['_STARTTRIALRESPONSE']._serialized_end=1791
+  _globals['_VETOVERSIONREQUEST']._serialized_start=1793
+  _globals['_VETOVERSIONREQUEST']._serialized_end=1860
+  _globals['_VETOVERSIONRESPONSE']._serialized_start=1862
+  _globals['_VETOVERSIONRESPONSE']._serialized_end=1914
+  _globals['_WATCHMODELSREQUEST']._serialized_start=1916
+  _globals['_WATCHMODELSREQUEST']._serialized_end=1936
+  _globals['_WATCHMODELSRESPONSE']._serialized_start=1938
+  _globals['_WATCHMODELSRESPONSE']._serialized_end=2007
+  _globals['_MODELSERVICE']._serialized_start=2347
+  _globals['_MODELSERVICE']._serialized_end=3017
 # @@protoc_insertion_point(module_scope)

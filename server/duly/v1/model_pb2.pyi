@@ -16,11 +16,28 @@ class ModelState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MODEL_STATE_READY: _ClassVar[ModelState]
     MODEL_STATE_FAILED: _ClassVar[ModelState]
     MODEL_STATE_RECOVERING: _ClassVar[ModelState]
+
+class TrialStage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TRIAL_STAGE_UNSPECIFIED: _ClassVar[TrialStage]
+    TRIAL_STAGE_LOADED: _ClassVar[TrialStage]
+    TRIAL_STAGE_SHADOW: _ClassVar[TrialStage]
+    TRIAL_STAGE_CANARY: _ClassVar[TrialStage]
+    TRIAL_STAGE_ACTIVE: _ClassVar[TrialStage]
+    TRIAL_STAGE_ROLLED_BACK: _ClassVar[TrialStage]
+    TRIAL_STAGE_VETOED: _ClassVar[TrialStage]
 MODEL_STATE_UNSPECIFIED: ModelState
 MODEL_STATE_LOADING: ModelState
 MODEL_STATE_READY: ModelState
 MODEL_STATE_FAILED: ModelState
 MODEL_STATE_RECOVERING: ModelState
+TRIAL_STAGE_UNSPECIFIED: TrialStage
+TRIAL_STAGE_LOADED: TrialStage
+TRIAL_STAGE_SHADOW: TrialStage
+TRIAL_STAGE_CANARY: TrialStage
+TRIAL_STAGE_ACTIVE: TrialStage
+TRIAL_STAGE_ROLLED_BACK: TrialStage
+TRIAL_STAGE_VETOED: TrialStage
 
 class Model(_message.Message):
     __slots__ = ("name", "active_version", "versions", "description", "previous_version")
@@ -37,7 +54,7 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., active_version: _Optional[str] = ..., versions: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ..., description: _Optional[str] = ..., previous_version: _Optional[str] = ...) -> None: ...
 
 class ModelVersion(_message.Message):
-    __slots__ = ("version", "state", "error", "inputs", "outputs", "variants", "stateful", "default_budget_nano", "default_class")
+    __slots__ = ("version", "state", "error", "inputs", "outputs", "variants", "stateful", "default_budget_nano", "default_class", "trial")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
@@ -47,6 +64,7 @@ class ModelVersion(_message.Message):
     STATEFUL_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_BUDGET_NANO_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_CLASS_FIELD_NUMBER: _ClassVar[int]
+    TRIAL_FIELD_NUMBER: _ClassVar[int]
     version: str
     state: ModelState
     error: str
@@ -56,7 +74,48 @@ class ModelVersion(_message.Message):
     stateful: bool
     default_budget_nano: int
     default_class: _inference_pb2.StreamClass
-    def __init__(self, version: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., error: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., variants: _Optional[_Iterable[_Union[ModelVariant, _Mapping]]] = ..., stateful: _Optional[bool] = ..., default_budget_nano: _Optional[int] = ..., default_class: _Optional[_Union[_inference_pb2.StreamClass, str]] = ...) -> None: ...
+    trial: Trial
+    def __init__(self, version: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., error: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., variants: _Optional[_Iterable[_Union[ModelVariant, _Mapping]]] = ..., stateful: _Optional[bool] = ..., default_budget_nano: _Optional[int] = ..., default_class: _Optional[_Union[_inference_pb2.StreamClass, str]] = ..., trial: _Optional[_Union[Trial, _Mapping]] = ...) -> None: ...
+
+class Trial(_message.Message):
+    __slots__ = ("name", "version", "against_version", "stage", "reason", "since_unix_nano", "began_unix_nano", "frames_compared", "agreement", "agreement_low", "agreement_high", "canary_frames", "canary_on_time", "rest_frames", "rest_on_time", "errors", "frames_not_run", "frames_not_drawn")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    AGAINST_VERSION_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SINCE_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
+    BEGAN_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_COMPARED_FIELD_NUMBER: _ClassVar[int]
+    AGREEMENT_FIELD_NUMBER: _ClassVar[int]
+    AGREEMENT_LOW_FIELD_NUMBER: _ClassVar[int]
+    AGREEMENT_HIGH_FIELD_NUMBER: _ClassVar[int]
+    CANARY_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    CANARY_ON_TIME_FIELD_NUMBER: _ClassVar[int]
+    REST_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    REST_ON_TIME_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_NOT_RUN_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_NOT_DRAWN_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    against_version: str
+    stage: TrialStage
+    reason: str
+    since_unix_nano: int
+    began_unix_nano: int
+    frames_compared: int
+    agreement: float
+    agreement_low: float
+    agreement_high: float
+    canary_frames: int
+    canary_on_time: int
+    rest_frames: int
+    rest_on_time: int
+    errors: int
+    frames_not_run: int
+    frames_not_drawn: int
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., against_version: _Optional[str] = ..., stage: _Optional[_Union[TrialStage, str]] = ..., reason: _Optional[str] = ..., since_unix_nano: _Optional[int] = ..., began_unix_nano: _Optional[int] = ..., frames_compared: _Optional[int] = ..., agreement: _Optional[float] = ..., agreement_low: _Optional[float] = ..., agreement_high: _Optional[float] = ..., canary_frames: _Optional[int] = ..., canary_on_time: _Optional[int] = ..., rest_frames: _Optional[int] = ..., rest_on_time: _Optional[int] = ..., errors: _Optional[int] = ..., frames_not_run: _Optional[int] = ..., frames_not_drawn: _Optional[int] = ...) -> None: ...
 
 class ModelVariant(_message.Message):
     __slots__ = ("name", "accuracy", "providers", "profile")
@@ -143,6 +202,48 @@ class ActivateVersionResponse(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     model: Model
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
+
+class ListTrialsRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ListTrialsResponse(_message.Message):
+    __slots__ = ("trials",)
+    TRIALS_FIELD_NUMBER: _ClassVar[int]
+    trials: _containers.RepeatedCompositeFieldContainer[Trial]
+    def __init__(self, trials: _Optional[_Iterable[_Union[Trial, _Mapping]]] = ...) -> None: ...
+
+class StartTrialRequest(_message.Message):
+    __slots__ = ("name", "version")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class StartTrialResponse(_message.Message):
+    __slots__ = ("trial",)
+    TRIAL_FIELD_NUMBER: _ClassVar[int]
+    trial: Trial
+    def __init__(self, trial: _Optional[_Union[Trial, _Mapping]] = ...) -> None: ...
+
+class VetoVersionRequest(_message.Message):
+    __slots__ = ("name", "version", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: str
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class VetoVersionResponse(_message.Message):
+    __slots__ = ("trial",)
+    TRIAL_FIELD_NUMBER: _ClassVar[int]
+    trial: Trial
+    def __init__(self, trial: _Optional[_Union[Trial, _Mapping]] = ...) -> None: ...
 
 class WatchModelsRequest(_message.Message):
     __slots__ = ()

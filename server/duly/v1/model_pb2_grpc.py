@@ -60,6 +60,21 @@ class ModelServiceStub:
                 request_serializer=duly_dot_v1_dot_model__pb2.ActivateVersionRequest.SerializeToString,
                 response_deserializer=duly_dot_v1_dot_model__pb2.ActivateVersionResponse.FromString,
                 _registered_method=True)
+        self.ListTrials = channel.unary_unary(
+                '/duly.v1.ModelService/ListTrials',
+                request_serializer=duly_dot_v1_dot_model__pb2.ListTrialsRequest.SerializeToString,
+                response_deserializer=duly_dot_v1_dot_model__pb2.ListTrialsResponse.FromString,
+                _registered_method=True)
+        self.StartTrial = channel.unary_unary(
+                '/duly.v1.ModelService/StartTrial',
+                request_serializer=duly_dot_v1_dot_model__pb2.StartTrialRequest.SerializeToString,
+                response_deserializer=duly_dot_v1_dot_model__pb2.StartTrialResponse.FromString,
+                _registered_method=True)
+        self.VetoVersion = channel.unary_unary(
+                '/duly.v1.ModelService/VetoVersion',
+                request_serializer=duly_dot_v1_dot_model__pb2.VetoVersionRequest.SerializeToString,
+                response_deserializer=duly_dot_v1_dot_model__pb2.VetoVersionResponse.FromString,
+                _registered_method=True)
         self.WatchModels = channel.unary_stream(
                 '/duly.v1.ModelService/WatchModels',
                 request_serializer=duly_dot_v1_dot_model__pb2.WatchModelsRequest.SerializeToString,
@@ -108,6 +123,28 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListTrials(self, request, context):
+        """The trials of new versions on live frames: those that are on, and the last ones that are over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartTrial(self, request, context):
+        """Begins the trial of a version, which is loaded if it is not; returns when it has begun. Where the version cannot be
+        tried, the call fails with TRIAL_REFUSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VetoVersion(self, request, context):
+        """Ends the trial of a version, whose streams go back to the active one, and has it never tried by itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchModels(self, request, context):
         """Sends all models as they are, then each one that changes, until the client cancels the call.
         """
@@ -142,6 +179,21 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.ActivateVersion,
                     request_deserializer=duly_dot_v1_dot_model__pb2.ActivateVersionRequest.FromString,
                     response_serializer=duly_dot_v1_dot_model__pb2.ActivateVersionResponse.SerializeToString,
+            ),
+            'ListTrials': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTrials,
+                    request_deserializer=duly_dot_v1_dot_model__pb2.ListTrialsRequest.FromString,
+                    response_serializer=duly_dot_v1_dot_model__pb2.ListTrialsResponse.SerializeToString,
+            ),
+            'StartTrial': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartTrial,
+                    request_deserializer=duly_dot_v1_dot_model__pb2.StartTrialRequest.FromString,
+                    response_serializer=duly_dot_v1_dot_model__pb2.StartTrialResponse.SerializeToString,
+            ),
+            'VetoVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.VetoVersion,
+                    request_deserializer=duly_dot_v1_dot_model__pb2.VetoVersionRequest.FromString,
+                    response_serializer=duly_dot_v1_dot_model__pb2.VetoVersionResponse.SerializeToString,
             ),
             'WatchModels': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchModels,
@@ -285,6 +337,87 @@ class ModelService:
             '/duly.v1.ModelService/ActivateVersion',
             duly_dot_v1_dot_model__pb2.ActivateVersionRequest.SerializeToString,
             duly_dot_v1_dot_model__pb2.ActivateVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTrials(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/duly.v1.ModelService/ListTrials',
+            duly_dot_v1_dot_model__pb2.ListTrialsRequest.SerializeToString,
+            duly_dot_v1_dot_model__pb2.ListTrialsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartTrial(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/duly.v1.ModelService/StartTrial',
+            duly_dot_v1_dot_model__pb2.StartTrialRequest.SerializeToString,
+            duly_dot_v1_dot_model__pb2.StartTrialResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VetoVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/duly.v1.ModelService/VetoVersion',
+            duly_dot_v1_dot_model__pb2.VetoVersionRequest.SerializeToString,
+            duly_dot_v1_dot_model__pb2.VetoVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,

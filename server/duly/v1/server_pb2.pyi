@@ -64,7 +64,7 @@ class WatchStatisticsResponse(_message.Message):
     def __init__(self, statistics: _Optional[_Union[Statistics, _Mapping]] = ...) -> None: ...
 
 class Statistics(_message.Message):
-    __slots__ = ("server_time_unix_nano", "streams_open", "frames_in_flight", "bytes_in_flight", "models", "lanes", "wasted_nano")
+    __slots__ = ("server_time_unix_nano", "streams_open", "frames_in_flight", "bytes_in_flight", "models", "lanes", "wasted_nano", "energy")
     SERVER_TIME_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
     STREAMS_OPEN_FIELD_NUMBER: _ClassVar[int]
     FRAMES_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
@@ -72,6 +72,7 @@ class Statistics(_message.Message):
     MODELS_FIELD_NUMBER: _ClassVar[int]
     LANES_FIELD_NUMBER: _ClassVar[int]
     WASTED_NANO_FIELD_NUMBER: _ClassVar[int]
+    ENERGY_FIELD_NUMBER: _ClassVar[int]
     server_time_unix_nano: int
     streams_open: int
     frames_in_flight: int
@@ -79,7 +80,16 @@ class Statistics(_message.Message):
     models: _containers.RepeatedCompositeFieldContainer[ModelStatistics]
     lanes: _containers.RepeatedCompositeFieldContainer[Lane]
     wasted_nano: int
-    def __init__(self, server_time_unix_nano: _Optional[int] = ..., streams_open: _Optional[int] = ..., frames_in_flight: _Optional[int] = ..., bytes_in_flight: _Optional[int] = ..., models: _Optional[_Iterable[_Union[ModelStatistics, _Mapping]]] = ..., lanes: _Optional[_Iterable[_Union[Lane, _Mapping]]] = ..., wasted_nano: _Optional[int] = ...) -> None: ...
+    energy: _containers.RepeatedCompositeFieldContainer[DeviceEnergy]
+    def __init__(self, server_time_unix_nano: _Optional[int] = ..., streams_open: _Optional[int] = ..., frames_in_flight: _Optional[int] = ..., bytes_in_flight: _Optional[int] = ..., models: _Optional[_Iterable[_Union[ModelStatistics, _Mapping]]] = ..., lanes: _Optional[_Iterable[_Union[Lane, _Mapping]]] = ..., wasted_nano: _Optional[int] = ..., energy: _Optional[_Iterable[_Union[DeviceEnergy, _Mapping]]] = ...) -> None: ...
+
+class DeviceEnergy(_message.Message):
+    __slots__ = ("device", "joules")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    JOULES_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    joules: float
+    def __init__(self, device: _Optional[str] = ..., joules: _Optional[float] = ...) -> None: ...
 
 class ModelStatistics(_message.Message):
     __slots__ = ("model", "outcomes", "batches", "batched_frames", "frames_waiting")

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from duly.models.guards import score_outputs
 from duly.models.spec import BATCH_MAX, Input, ModelConfig, Output
 from duly.worker.errors import LoadError
 from duly.worker.graph import Axis, Graph, GraphTensor, extents
@@ -61,6 +62,8 @@ def batch_first(graph: Graph, config: ModelConfig, run: RunGraph) -> BatchFirst:
     sent = _declared(graph.outputs, config.outputs, set(states.values()), Output)
     if config.postprocess is not None and config.postprocess.tensor in graph.outputs:
         sent.setdefault(config.postprocess.tensor, Output(name=config.postprocess.tensor))
+    for name in score_outputs(config.guards) & graph.outputs.keys():
+        sent.setdefault(name, Output(name=name))
     if config.batched is not False:
         _check_state_axes(graph, config, fed)
     stated = config.batch_axis or config.states or any(each.batch_axis is not None for each in fed.values())

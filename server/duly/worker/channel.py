@@ -66,8 +66,9 @@ ENCODINGS = ("", *SENT_ENCODINGS, "ROW")
 """An encoding's number on the channel is its index here; 0 stands for a plain tensor. ROW is none of a client's: it
 stands for what `worker/read_apart` has made of another one."""
 ROW = ENCODINGS.index("ROW")
-ROW_HEAD = struct.Struct("<4d")
-"""What stands before a row that was read elsewhere: where the picture lies in it (`ops.operation.Placement`)."""
+ROW_HEAD = struct.Struct("<4d5dQ?7x")
+"""What stands before a row that was read elsewhere: where the picture lies in it (`ops.operation.Placement`), and what
+guards are to know of it (`look.Look`)."""
 
 _HEAD = struct.Struct("<BBHBxxxQ")  # kind, slot, frames, variant, batch id
 _FRAME = struct.Struct("<QB7x")  # stream id, flags | in DONE: ns that reading took, status
@@ -81,8 +82,11 @@ _TIMES = struct.Struct("<qq")  # started, finished: CLOCK_MONOTONIC ns, the same
 _ID = struct.Struct("<Q")
 _PAD = tuple((0,) * (DIMS_MAX - n) for n in range(DIMS_MAX + 1))
 
+_FLAGS = struct.Struct("<H")
 _RESET, _LAST = 1, 2
 """What is said of a frame beside its stream."""
+_HOLLOW, _FLAGGED = 1, 2
+"""What is said of a DONE batch: `Done.hollow`, and whether the flags of its frames follow them."""
 NONE_LAST: frozenset[int] = frozenset()
 
 TensorRef = tuple[int, int, int, tuple[int, ...]]
@@ -117,16 +121,18 @@ class Done:
     """How long reading each frame took, where pictures are decoded; else, and where it is too short, zeros."""
     hollow: bool = False
     """Whether the worker gives nothing but outputs that are not finite, even for a frame of its own."""
+    flags: dict[int, int] | None = None
+    """What guards found on frames, by their index in the batch: a bit for each guard, and never 0. None: nothing."""
 
 
 def frames_of_message(tensors: int) -> int:
     """How many frames of `tensors` tensors each a RUN or DONE message without reasons has room for."""
-    return (MESSAGE_BYTES_MAX - _HEAD.size - _TIMES.size) // (_FRAME.size + tensors * _TENSOR.size)
+    return (MESSAGE_BYTES_MAX - _HEAD.size - _TIMES.size) // (_FRAME.size + _FLAGS.size + tensors * _TENSOR.size)
 
 
 def tensors_of_message() -> int:
     """How many tensors a frame may have, for a batch of one."""
-    return (MESSAGE_BYTES_MAX - _HEAD.size - _TIMES.size - _FRAME.size) // _TENSOR.size
+    return (MESSAGE_BYTES_MAX - _HEAD.size - _TIMES.size - _FRAME.size - _FLAGS.size) // _TENSOR.size
 
 
 @lru_cache(maxsize=256)
@@ -199,11 +205,15 @@ def decode_warm(message: bytes) -> tuple[int, int, int]:
 
 
 def encode_done(done: Done) -> bytes:
-    out = [_HEAD.pack(DONE, done.slot, len(done.frames), done.hollow, done.batch_id)]
+    said = done.hollow | _FLAGGED if done.flags else done.hollow
+    out = [_HEAD.pack(DONE, done.slot, len(done.frames), said, done.batch_id)]
     out.append(_TIMES.pack(done.started_ns, done.finished_ns))
     read_ns = done.read_ns
     for index, (status, tensors) in enumerate(done.frames):
         out.append(_packed(read_ns[index] if index < len(read_ns) else 0, status, tensors))
+    if done.flags:
+        flags = done.flags
+        out.append(b"".join([_FLAGS.pack(flags.get(index, 0)) for index in range(len(done.frames))]))
     if done.reasons:
         room = (MESSAGE_BYTES_MAX - sum(map(len, out))) // len(done.reasons) // 2 - 16
         out.append(json.dumps({str(i): reason[: max(room, 0)] for i, reason in done.reasons.items()}).encode())
@@ -213,7 +223,7 @@ def encode_done(done: Done) -> bytes:
 def decode_done(message: bytes, outputs: int) -> Done:
     """Raises ValueError unless the message is a whole DONE with nothing behind it."""
     try:
-        _, slot, count, hollow, batch_id = _HEAD.unpack_from(message)
+        _, slot, count, said, batch_id = _HEAD.unpack_from(message)
         at = _HEAD.size
         started_ns, finished_ns = _TIMES.unpack_from(message, at)
         at += _TIMES.size
@@ -232,10 +242,26 @@ def decode_done(message: bytes, outputs: int) -> Done:
             at += frame.size
             read_ns.append(values[0])
             frames.append((status, _tensors(values)))
+        flags: dict[int, int] | None = None
+        if said & _FLAGGED:
+            flags = _flags(message, at, count)
+            at += count * _FLAGS.size
         reasons = _reasons(message[at:]) if at < len(message) else {}
-        return Done(batch_id, slot, started_ns, finished_ns, frames, reasons, read_ns, bool(hollow))
+        return Done(batch_id, slot, started_ns, finished_ns, frames, reasons, read_ns, bool(said & _HOLLOW), flags)
     except (struct.error, IndexError) as error:
         raise ValueError(str(error)) from None
+
+
+def _flags(message: bytes, at: int, count: int) -> dict[int, int]:
+    """The flags of `count` frames, which lie from `at` on. Raises ValueError where none has any, and struct.error."""
+    flags: dict[int, int] = {}
+    for index in range(count):
+        (found,) = _FLAGS.unpack_from(message, at + index * _FLAGS.size)
+        if found:
+            flags[index] = found
+    if not flags:
+        raise ValueError("the frames have no flags, though it says so")
+    return flags
 
 
 def _reasons(text: bytes) -> dict[int, str]:

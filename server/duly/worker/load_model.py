@@ -13,6 +13,7 @@ from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Signature, TensorSpec
 from duly.models.triton.origin import TRITON_FILE
 from duly.models.trust import Trust
+from duly.models.version_settings import own_name
 from duly.worker.background import fits
 from duly.worker.channel import Done, Region, Run
 from duly.worker.checks import CheckSamples
@@ -93,6 +94,7 @@ def load(body: dict[str, Any], report: Report = lambda digests: None) -> Loaded:
 def _manifest(body: dict[str, Any], trust: Trust) -> Manifest | None:
     """Reads the manifest of the version, and checks what the server has read of it: its settings and labels."""
     folder = Path(body["folder"])
+    own = own_name(str(body["model"]).rpartition("/")[2])
     read: dict[str, str] = body["digests"]
     try:
         if trust.manifests == "model-signing":
@@ -103,13 +105,15 @@ def _manifest(body: dict[str, Any], trust: Trust) -> Manifest | None:
             listed = [file for file in (CONFIG_FILE, TRITON_FILE) if f"../{file}" in manifest.digests]
             if listed and listed[0] not in read:  # of both only the first is read
                 raise ManifestError(f"../{listed[0]} is listed in {manifest.file} and is not there")
+            if CONFIG_FILE in manifest.digests and own not in read:
+                raise ManifestError(f"{CONFIG_FILE} is listed in {manifest.file} and is not there")
             for file, sha256 in read.items():
-                name = PurePosixPath(file)  # as the manifest has it
-                if trust.manifests in ("signed", "model-signing") or f"../{name}" in manifest.digests:
+                name = CONFIG_FILE if file == own else f"../{PurePosixPath(file)}"  # as the manifest has it
+                if trust.manifests in ("signed", "model-signing") or name in manifest.digests:
                     try:
-                        manifest.check(f"../{name}", sha256)
+                        manifest.check(name, sha256)
                     except ManifestError as error:
-                        raise ManifestError(f"../{name} {error}") from None
+                        raise ManifestError(f"{name} {error}") from None
         return manifest
     except ManifestError as error:
         raise LoadError(f"{body['model']}: {error}") from error

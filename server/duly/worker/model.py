@@ -18,14 +18,16 @@ from duly.models.sizes import WIRE_BYTES_MAX, fields_bytes
 from duly.models.spec import TEXT_ELEMENTS_MAX, VIDEO, TensorSpec
 from duly.worker.all_finite import all_finite
 from duly.worker.batch_axes import BoundBatch, Session
-from duly.worker.channel import ENCODINGS, FRAME_FAILED, INVALID, OK, Done, Region, Run, TensorRef
+from duly.worker.channel import ENCODINGS, FRAME_FAILED, INVALID, OK, ROW, Done, Region, Run, TensorRef
 from duly.worker.controls import Controls
 from duly.worker.decode import not_finite, tensor
 from duly.worker.dtypes import TEXT, Array, view
 from duly.worker.errors import InvalidFrame, RunError
 from duly.worker.finite import HOLLOW_BATCHES, FiniteChecks
 from duly.worker.graph import is_fixed
+from duly.worker.guards import GuardWatch
 from duly.worker.handed_state import Place
+from duly.worker.look import look_of_row
 from duly.worker.ops.operation import WHOLE_PICTURE, Placement
 from duly.worker.plan import Plan
 from duly.worker.shared_frames import UNREAD
@@ -108,6 +110,8 @@ class Model:
         self._results_bytes_max = WIRE_BYTES_MAX - fields_bytes(spec.name for spec in signature.outputs)
         """What all outputs of a frame may have together."""
         self._results_may_exceed = sum(spec.bytes_max for spec in signature.outputs) > self._results_bytes_max
+        self._guarded = GuardWatch(plan.guards) if plan.guards.names else None
+        self._guards: GuardWatch | None = None
         self._finite = finite
         self._checks: FiniteChecks | None = None
         self._own_frame_fails: Callable[[int], bool] = lambda slot: False
@@ -144,13 +148,17 @@ class Model:
         frames = [self._outcome(batch, index) for index in range(len(run.frames))]
         finished_ns = monotonic_ns()
         hollow = self._checks is not None and self._is_hollow(batch, len(run.frames))
-        return Done(run.batch_id, run.slot, started_ns, finished_ns, frames, batch.reasons, batch.read_ns, hollow)
+        flags = None if self._guards is None else self._guards.found
+        return Done(
+            run.batch_id, run.slot, started_ns, finished_ns, frames, batch.reasons, batch.read_ns, hollow, flags
+        )
 
     def serve(self, own_frame_fails: Callable[[int], bool]) -> None:
-        """Notes that the warm-up is over: from now on what the graph gives is checked. `own_frame_fails(slot)` runs a
-        made-up frame in that slot and says whether it is FAILED.
+        """Notes that the warm-up is over: from now on what the graph gives is checked, and guards look at frames.
+        `own_frame_fails(slot)` runs a made-up frame in that slot and says whether it is FAILED.
         """
         self._checks = self._finite
+        self._guards = self._guarded
         self._own_frame_fails = own_frame_fails
 
     def _is_hollow(self, batch: _Batch, frames: int) -> bool:
@@ -172,6 +180,8 @@ class Model:
         for stream_id in stream_ids:
             self._streams.forget(stream_id)
             self._videos.forget(stream_id)
+            if self._guards is not None:
+                self._guards.forget(stream_id)
 
     def give_states(self, places: Sequence[Place], fd: int) -> list[bool]:
         """Writes what is remembered of these streams to their places in the memory, and forgets it. Returns which of
@@ -206,15 +216,22 @@ class Model:
     def _read(self, batch: _Batch, unread: Collection[int]) -> None:
         run = batch.run
         area = self._region.inputs[run.slot]
+        guards = self._guards
+        if guards is not None:
+            guards.begin()
         began_ns = monotonic_ns() if self._decodes else 0
         for index, (stream_id, reset, refs) in enumerate(run.frames):
             if reset:
                 self._streams.forget(stream_id)
+                if guards is not None:
+                    guards.forget(stream_id)
             try:
                 for position, ref in enumerate(refs):
                     self._read_input(batch, area, index, stream_id, position, ref)
             except InvalidFrame as error:
                 batch.reasons[index] = str(error)
+            if guards is not None and index in guards.refused:
+                batch.reasons.setdefault(index, guards.refused[index])
             if index in unread:
                 batch.reasons[index] = UNREAD
                 batch.failed.add(index)
@@ -233,23 +250,31 @@ class Model:
     def _read_input(
         self, batch: _Batch, area: memoryview, index: int, stream_id: int, position: int, ref: TensorRef
     ) -> None:
-        spec = self._input_specs[position]
+        spec, guards = self._input_specs[position], self._guards
         offset, length, encoding, shape = ref
         if length > spec.bytes_max or offset != self._input_bases[position] + index * spec.bytes_max:
             raise InvalidFrame(f"input '{spec.name}': {length} bytes at {offset} are not where the frame's place is")
         if self._as_is[position]:
             if encoding or shape != spec.shape or length != spec.bytes_max:
                 tensor(area[offset : offset + length], ENCODINGS[encoding], shape, spec)  # says what is wrong
+            if guards is not None:
+                look = guards.at(index, stream_id, position, area[offset : offset + length])
+                if look is not None:
+                    look(self._rows[batch.run.slot][position][index, ...])
             return
         reader = self._plan.inputs[position].reader
         payload, name = area[offset : offset + length], ENCODINGS[encoding]
         row = self._rows[batch.run.slot][position][index, ...] if self._fixed else None
         context = self._streams.context(stream_id, position) if reader.context else None
-        if name in VIDEO and name in spec.encodings:
+        is_video = name in VIDEO and name in spec.encodings
+        look = None if guards is None else guards.at(index, stream_id, position, None if is_video else payload)
+        if is_video:
             picture = self._videos.picture(stream_id, position, name, payload, spec)
-            row, placement = reader.fill(picture, True, row, context)
+            row, placement = reader.fill(picture, True, row, context, look)
         else:
-            row, placement = reader.read(payload, name, shape, row, context)
+            row, placement = reader.read(payload, name, shape, row, context, look)
+            if guards is not None and encoding == ROW:
+                guards.seen(index, stream_id, position, look_of_row(payload))
         if not self._fixed:
             batch.values.setdefault(index, []).append(row)
         if placement is not WHOLE_PICTURE:
@@ -291,6 +316,8 @@ class Model:
             if self._in_place[index]:
                 area = self._region.outputs[slot]
                 outputs[output.tensor] = view(area, base, (size, *output.row_shape), output.dtype)
+        for watch in plan.guards.scores:
+            outputs[watch.tensor] = np.zeros((size, *watch.row_shape), watch.dtype) if watch.bindable else None
         inputs |= {state.input: array for state, array in zip(plan.states, states_in, strict=True)}
         binding = self._session.bind(
             size,
@@ -328,6 +355,7 @@ class Model:
         self._streams.gather(self._ids(batch, group), states)
         names = [output.tensor for output in plan.outputs]
         names += [plan.post.tensor] if plan.post and plan.post.tensor not in names else []
+        names += [watch.tensor for watch in plan.guards.scores]
         inputs |= {state.input: array for state, array in zip(plan.states, states, strict=True)}
         controls = self._controls.batches(size)
         self._controls.fill(controls, batch.run, group, self._streams)
@@ -354,10 +382,16 @@ class Model:
                     "its first dimension must be the batch: export the graph so"
                 )
         faults = self._not_finite(batch, indices, outputs, states) if self._checks is not None else {}
+        guards = self._guards
+        if guards is not None:
+            guards.scores(outputs, indices, self._ids(batch, indices))
         for row, index in enumerate(indices):
             if row in faults:
                 batch.reasons[index] = faults[row]
                 batch.failed.add(index)
+                continue
+            if guards is not None and index in guards.refused:
+                batch.reasons[index] = guards.refused[index]
                 continue
             if self._stateful and not self._streams.has_room(batch.run.frames[index][0]):
                 batch.reasons[index] = "the worker keeps the state of as many streams as it may"

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from duly.models.guards import score_outputs
 from duly.models.spec import ELEMENT_BYTES, ModelConfig, Output, Signature, State, TensorSpec
 from duly.worker.channel import DIMS_MAX, frames_of_message, tensors_of_message
 from duly.worker.controls import ControlTensor, plan_controls
 from duly.worker.dtypes import BFLOAT16, DTYPES, TEXT, Array, datatype_of, of_type
 from duly.worker.errors import LoadError
 from duly.worker.graph import Graph, GraphTensor, extents, is_fixed
+from duly.worker.guards import NO_GUARDS, GuardPlan, plan_guards
 from duly.worker.inputs import InputPlan, plan_inputs
 from duly.worker.ops.operation import PostOperation
 from duly.worker.ops.order import POSTPROCESS
@@ -56,6 +58,7 @@ class Plan:
     """The only size of batch that the graph takes; None: it takes others."""
     apart: bool = False
     """Whether the graph runs the frames of a batch one after another, because they would influence one another."""
+    guards: GuardPlan = NO_GUARDS
 
     @property
     def fixed(self) -> bool:
@@ -81,6 +84,8 @@ class Plan:
             batch_sizes=self.batch_sizes,
             any_size=self.any_size,
             stateful=bool(self.states or self.controls) or any(planned.reader.remembers for planned in self.inputs),
+            guards=self.guards.names,
+            watched=self.guards.remembers,
             states=(*map(_kept_state, self.states), *(_kept_sound(i) for i in self.inputs if i.reader.context)),
         )
 
@@ -165,6 +170,7 @@ def _fit(graph: Graph, config: ModelConfig, only_warm_sizes: bool, alone: bool) 
         batch_sizes=batch_sizes,
         any_size=fixed_size is None and not rows and not only_warm_sizes,
         fixed_batch=fixed_size,
+        guards=plan_guards(graph, config, [planned.reader.spec for planned in inputs]),
     )
     specs = plan.signature().outputs
     _check_names([spec.name for spec in specs])
@@ -306,7 +312,7 @@ def _post(graph: Graph, config: ModelConfig) -> PostOperation | None:
 
 def _outputs(graph: Graph, config: ModelConfig) -> Iterator[OutputPlan]:
     states = {state.output for state in config.states}
-    unsent = states | ({config.postprocess.tensor} if config.postprocess else set())
+    unsent = states | ({config.postprocess.tensor} if config.postprocess else set()) | score_outputs(config.guards)
     wanted = config.outputs or tuple(Output(name=name) for name in graph.outputs if name not in unsent)
     sent: set[str] = set()
     for index, output in enumerate(wanted):

@@ -6,18 +6,22 @@ at a time, whose rows it puts where other workers put outputs. The worker that r
 """
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 from time import monotonic_ns
 from typing import Any
 
 import numpy as np
 
+from duly.models.guards import Distribution
 from duly.models.spec import ModelConfig, Signature, TensorSpec
 from duly.worker.channel import ENCODINGS, INVALID, OK, ROW_HEAD, Done, Region, Run, TensorRef
-from duly.worker.dtypes import DTYPES
+from duly.worker.dtypes import DTYPES, Array
 from duly.worker.errors import InvalidFrame, LoadError
+from duly.worker.guards import InputWatch, input_watch
 from duly.worker.inputs import InputPlan
 from duly.worker.load_model import Loaded
+from duly.worker.look import NOTHING_SEEN, Look, Looker
 from duly.worker.ops.order import PREPROCESS
 from duly.worker.reader import Reader
 from duly.worker.run_memory import limit_data, run_bytes
@@ -32,8 +36,12 @@ RUNS = 3
 class RowReader:
     """Reads the frames of one model, each input into a row."""
 
-    def __init__(self, readers: Sequence[Reader], region: Region) -> None:
+    def __init__(
+        self, readers: Sequence[Reader], region: Region, watches: Sequence[InputWatch | None] | None = None
+    ) -> None:
+        """`watches`: what looks at each input for its guards; None: nothing does."""
         self._readers = readers
+        self._lookers = [watch.looker if watch is not None else None for watch in watches or [None] * len(readers)]
         self._region = region
         self._row_bases, _ = layout([row_spec(reader).bytes_max for reader in readers], 1)
 
@@ -44,18 +52,24 @@ class RowReader:
         area, rows = self._region.inputs[run.slot], self._region.outputs[run.slot]
         places: list[TensorRef] = []
         try:
-            for reader, base, (offset, length, encoding, shape) in zip(
-                self._readers, self._row_bases, refs, strict=True
+            for reader, looker, base, (offset, length, encoding, shape) in zip(
+                self._readers, self._lookers, self._row_bases, refs, strict=True
             ):
                 start = base + ROW_HEAD.size
                 row = np.frombuffer(rows, reader.dtype, prod(reader.row_shape), start).reshape(reader.row_shape)
                 payload = area[offset : offset + length]
-                _, placement = reader.read(payload, ENCODINGS[encoding], shape, row, None)
-                ROW_HEAD.pack_into(rows, base, *placement)
+                looks: list[Look] = []
+                look = None if looker is None else partial(_look, looker, payload, looks)
+                _, placement = reader.read(payload, ENCODINGS[encoding], shape, row, None, look)
+                ROW_HEAD.pack_into(rows, base, *placement, *(looks[0] if looks else NOTHING_SEEN))
                 places.append((base, ROW_HEAD.size + row.nbytes, 0, (ROW_HEAD.size + row.nbytes,)))
         except InvalidFrame as error:
             return Done(run.batch_id, run.slot, started_ns, monotonic_ns(), [(INVALID, [])], {0: str(error)})
         return Done(run.batch_id, run.slot, started_ns, monotonic_ns(), [(OK, places)], {})
+
+
+def _look(looker: Looker, payload: memoryview, looks: list[Look], value: Array) -> None:
+    looks.append(looker.look(value, payload))
 
 
 def row_spec(reader: Reader) -> TensorSpec:
@@ -97,7 +111,12 @@ def load_reader(body: dict[str, Any], report: Report) -> Loaded:
     except OSError as error:
         raise LoadError(f"{body['model']}: the system refuses memory for reading: {error.strerror}") from error
     samples = Samples(region, signature.inputs, 1)
-    row_reader = RowReader(readers, region)
+    guards = [(index, guard) for index, guard in enumerate(config.guards) if not isinstance(guard, Distribution)]
+    watches = [
+        input_watch(reader.spec, [each for each in guards if each[1].input in ("", reader.spec.name)])
+        for reader in readers
+    ]
+    row_reader = RowReader(readers, region, watches)
     times_ns = []
     for _ in range(RUNS):
         done = row_reader.run(Run(0, 0, samples.put(0, 1)))

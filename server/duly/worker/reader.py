@@ -1,6 +1,6 @@
 """Turns what a client sends for one input of one frame into one row of the batch that the graph reads."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite, prod
 from typing import Any
 
@@ -76,11 +76,18 @@ class Reader:
         return "" if self._factor is None else f" times {self._factor} plus {self._offset}"
 
     def read(
-        self, payload: memoryview, encoding: str, shape: Shape, row: Array | None, context: Array | None
+        self,
+        payload: memoryview,
+        encoding: str,
+        shape: Shape,
+        row: Array | None,
+        context: Array | None,
+        look: Callable[[Array], None] | None = None,
     ) -> tuple[Array, Placement]:
         """Fills `row`, or a new array where `row` is None. Returns it, and where a picture lies in it.
 
-        `context`: the end of the stream's last row; None: the stream is new.
+        `context`: the end of the stream's last row; None: the stream is new. `look` is called with what is decoded, for
+        guards; None: there are none, or the row was read elsewhere and `look_of_row` has what was seen of it.
 
         Raises:
             InvalidFrame: the payload is not what the spec asks for.
@@ -89,11 +96,20 @@ class Reader:
             return self._take(payload, row)
         spec, decode = self.spec, self._decode.get(encoding)
         value = self._tensor(payload, encoding, shape, spec) if decode is None else decode(payload, encoding, spec)
-        return self.fill(value, bool(encoding), row, context)
+        return self.fill(value, bool(encoding), row, context, look)
 
-    def fill(self, value: Array, decoded: bool, row: Array | None, context: Array | None) -> tuple[Array, Placement]:
+    def fill(
+        self,
+        value: Array,
+        decoded: bool,
+        row: Array | None,
+        context: Array | None,
+        look: Callable[[Array], None] | None = None,
+    ) -> tuple[Array, Placement]:
         """Does as `read` with what is decoded, or came as it is. Raises InvalidFrame."""
         spec = self.spec
+        if look is not None:
+            look(value)
         if not value.size and (self._picture or decoded):
             raise InvalidFrame(f"input '{spec.name}' is empty: its shape is {list(value.shape)}")
         placement = WHOLE_PICTURE
@@ -121,7 +137,8 @@ class Reader:
         size = prod(self.row_shape) * self.dtype.itemsize
         if len(payload) != ROW_HEAD.size + size or not self.spec.pixels_max:
             raise InvalidFrame(f"input '{self.spec.name}': {len(payload)} bytes are no row of it")
-        placement = ROW_HEAD.unpack_from(payload)
+        x, y, width, height = ROW_HEAD.unpack_from(payload)[:4]
+        placement = x, y, width, height
         if not all(map(isfinite, placement)):
             raise InvalidFrame(f"input '{self.spec.name}': its picture lies nowhere")
         value = np.frombuffer(payload, self.dtype, offset=ROW_HEAD.size).reshape(self.row_shape)

@@ -99,6 +99,7 @@ class Rows:
         self._outputs = [output.tensor for output in plan.outputs]
         if plan.post is not None and plan.post.tensor not in self._outputs:
             self._outputs.append(plan.post.tensor)
+        self._outputs += [watch.tensor for watch in plan.guards.scores]
         self._outputs += [state.output for state in plan.states]
 
     def dependence(self, sizes: Sequence[int]) -> Dependence | None:

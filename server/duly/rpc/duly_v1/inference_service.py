@@ -1,4 +1,4 @@
-"""InferenceService of duly.v1: streams and single frames. It translates between the wire and `duly.streams`."""
+"""InferenceService of duly.v1: streams, single frames and labels. It translates between the wire and `duly.streams`."""
 
 import asyncio
 from collections.abc import Iterable
@@ -9,6 +9,7 @@ import grpc
 from duly.rpc.bugs import internal
 from duly.rpc.duly_v1.codec import ParsedFrame, StreamCodec, frames_of
 from duly.rpc.duly_v1.common_frames import FrameAt
+from duly.rpc.duly_v1.feedback import labels_sent, results
 from duly.rpc.duly_v1.notices import told
 from duly.rpc.duly_v1.opening import clock_of, invalid_open, opened, single_request, stream_request
 from duly.rpc.duly_v1.taking import take
@@ -17,6 +18,7 @@ from duly.rpc.message_bounds import SHORT_BYTES, MessageBounds, check_frames, pa
 from duly.rpc.places import Places
 from duly.rpc.principal import lasts, rights_of
 from duly.runtime.catalogue import ModelError
+from duly.sampling.feedback import FeedbackDesk
 from duly.streams.errors import CallError, InvalidTerms
 from duly.streams.open_streams import OpenStreams
 from duly.streams.outbox import Notice, Opened
@@ -40,9 +42,12 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class InferenceService:
-    def __init__(self, streams: OpenStreams, message_bytes_max: int) -> None:
-        """`message_bytes_max`: the largest message that the transport reads."""
+    def __init__(self, streams: OpenStreams, message_bytes_max: int, desk: FeedbackDesk | None = None) -> None:
+        """`message_bytes_max`: the largest message that the transport reads. `desk`: what takes labels; None: the
+        server keeps no frames.
+        """
         self._streams = streams
+        self._desk = desk
         self._message_bytes_max = message_bytes_max
         self._opening = Places(streams.limits.server.streams_max + OPENING_MAX, may_end=True)
 
@@ -225,9 +230,24 @@ class InferenceService:
                     if sent is None:  # else it is advice, for which a single frame has no use
                         await stream.outbox.changed.wait()
                 now_ns, (outcome,) = sent
-                return codec.single(now_ns, outcome, stream.planned_delay_ns)
+                response = codec.single(now_ns, outcome, stream.planned_delay_ns)
+                if key := stream.label_key:
+                    response += inference_pb2.InferResponse(stream_key=key).SerializeToString()  # which merges both
+                return response
         except InvalidTerms as error:
             raise invalid_open(error) from None
+
+    # ---- labels ----
+
+    @guarded
+    async def feedback(self, message: bytes, context: Context) -> bytes:
+        """Serves a call of InferenceService.Feedback. Returns a FeedbackResponse."""
+        if self._desk is None:
+            text = "the server keeps no frames that labels could be for: duly serve --sample or --learn does"
+            raise CallError("FEEDBACK_OFF", text)
+        if self._streams.draining:
+            raise CallError("DRAINING", "the server is draining; send the labels when it is back")
+        return results(await self._desk.take(rights_of(context), labels_sent(message)))
 
 
 def _reason(error: Exception, what: str) -> Exception | None:

@@ -105,6 +105,7 @@ def opened(stream: Stream, limits: StreamLimits, message_bytes_max: int) -> infe
         predicted_latency_nano=verdict.predicted_latency_ns,
         admission_warning="" if verdict.accepted else verdict.reason,
         chunk=chunk_of(signature, stream.wanted),
+        stream_key=stream.label_key,
     )
     group = stream.fusion
     if group is not None and stream.asked.fusion is not None:

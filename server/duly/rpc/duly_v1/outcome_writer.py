@@ -93,6 +93,8 @@ class OutcomeWriter:
             end += b"".join(map(partner_field, outcome.partners))
         if self._chunk is not None:
             end += self._fields_of_chunk(self._chunk, outcome, delay_ns)
+        if run is not None and run.guards is not None:
+            end += guards_fields(outcome)
         length = len(begin) + len(end)
         place = len(parts)
         parts.append(b"")
@@ -162,6 +164,11 @@ def partner_field(partner: Partner) -> bytes:
     fields = bytes_field(b"\x0a", partner.input.encode())
     fields += number_field(b"\x10", partner.frame_id) + number_field(b"\x18", partner.captured_after_ns)
     return b"\x52" + varint(len(fields)) + fields
+
+
+def guards_fields(outcome: Outcome) -> bytes:
+    """Returns the names of the guards that found something, as the fields 13 that they are of Outcome."""
+    return b"".join([bytes_field(b"\x6a", name.encode()) for name in outcome.guards])
 
 
 def _chunk_field(signature: Signature, wanted: Sequence[str]) -> _ChunkField | None:

@@ -11,13 +11,15 @@ import grpc
 from duly.core.types import StreamClass
 from duly.metrics import Metrics
 from duly.rpc.duly_v1.tensors import tensor_spec
+from duly.rpc.duly_v1.trials import trial
 from duly.rpc.errors import abort, guarded
 from duly.rpc.principal import is_on_this_machine, rights_of
 from duly.runtime.catalogue import Catalogue, LoadedVersion
 from duly.runtime.driver import Driver
 from duly.runtime.flight_recorder import DumpError
 from duly.runtime.model_host import ModelHost
-from duly.streams.errors import CallError
+from duly.runtime.trials import Trials
+from duly.streams.errors import REASON_CHARS_MAX, CallError
 from duly.streams.open_streams import OpenStreams
 from duly.streams.rights import Rights
 from duly.v1 import model_pb2, model_pb2_grpc, server_pb2, server_pb2_grpc
@@ -35,10 +37,11 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
 class ModelService(model_pb2_grpc.ModelServiceServicer):
-    def __init__(self, host: ModelHost, catalogue: Catalogue, driver: Driver) -> None:
+    def __init__(self, host: ModelHost, catalogue: Catalogue, driver: Driver, trials: Trials) -> None:
         self._host = host
         self._catalogue = catalogue
         self._driver = driver
+        self._trials = trials
 
     @guarded
     async def ListModels(self, request: model_pb2.ListModelsRequest, context: Context) -> model_pb2.ListModelsResponse:
@@ -71,6 +74,32 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
             raise CallError("INVALID_REQUEST", "version: should be the number of a loaded version", "version")
         await self._host.activate(request.name, request.version, request.force)
         return model_pb2.ActivateVersionResponse(model=self._describe(request.name))
+
+    @guarded
+    async def ListTrials(self, request: model_pb2.ListTrialsRequest, context: Context) -> model_pb2.ListTrialsResponse:
+        may_use = rights_of(context).may_use
+        reports = [report for report in self._trials.reports() if request.name in ("", report.name)]
+        return model_pb2.ListTrialsResponse(trials=[trial(report) for report in reports if may_use(report.name)])
+
+    @guarded
+    async def StartTrial(self, request: model_pb2.StartTrialRequest, context: Context) -> model_pb2.StartTrialResponse:
+        if not request.version:
+            raise CallError("INVALID_REQUEST", "version: should be the number of a version", "version")
+        loaded = await self._host.load(request.name, request.version)
+        return model_pb2.StartTrialResponse(trial=trial(await self._trials.begin(loaded)))
+
+    @guarded
+    async def VetoVersion(
+        self, request: model_pb2.VetoVersionRequest, context: Context
+    ) -> model_pb2.VetoVersionResponse:
+        if not request.version.isdecimal():
+            raise CallError("INVALID_REQUEST", "version: should be the number of a version", "version")
+        if len(request.reason) > REASON_CHARS_MAX or not request.reason.isprintable():
+            text = f"reason: should be at most {REASON_CHARS_MAX} characters that can be printed"
+            raise CallError("INVALID_REQUEST", text, "reason")
+        who = rights_of(context).principal
+        report = await self._trials.veto(request.name, request.version, who, request.reason)
+        return model_pb2.VetoVersionResponse(trial=trial(report) if report is not None else None)
 
     async def WatchModels(
         self, request: model_pb2.WatchModelsRequest, context: Context
@@ -111,6 +140,9 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
             default_budget_nano=int(config.default_budget_ms * 1e6),
             default_class=int(StreamClass[config.default_class]),  # type: ignore[arg-type]
         )
+        report = self._trials.report(served.version.name, served.version.version)
+        if report is not None:
+            message.trial.CopyFrom(trial(report))
         if signature is not None:
             message.inputs.extend(map(tensor_spec, signature.inputs))
             message.outputs.extend(map(tensor_spec, signature.outputs))
@@ -235,6 +267,10 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
             bytes_in_flight=self._driver.held.bytes,
             lanes=self._lanes(),
             wasted_nano=self._metrics.wasted_ns(),
+            energy=[
+                server_pb2.DeviceEnergy(device=device, joules=joules)
+                for device, joules in self._metrics.energy_joules().items()
+            ],
         )
         waiting = self._driver.scheduler.frames_waiting_by_model()
         by_model: dict[str, Any] = {}

@@ -32,6 +32,7 @@ def _key(name: str) -> bytes:
 _OUTCOME, _REASON = _key("duly_outcome"), _key("duly_reason")
 _SLACK, _QUEUE, _RUN = _key("duly_slack_us"), _key("duly_queue_us"), _key("duly_run_us")
 _VARIANT, _BATCH = _key("duly_variant"), _key("duly_batch_size")
+_GUARDS = _key("duly_guards")
 _REGION, _SIZE, _OFFSET = map(_key, ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"))
 
 
@@ -59,6 +60,8 @@ class Answer(NamedTuple):
     """The outputs to send; None: all."""
     tells: bool
     """Whether a request without results gets a response that says so, in place of an error."""
+    guards: Sequence[str] = ()
+    """The names of the guards that found something on any of its rows."""
 
 
 class ReplyWriter:
@@ -98,7 +101,7 @@ class ReplyWriter:
         run = answer.outcomes[0].run if answer.outcomes else None
         variant, batch_size = (run.batch.variant, len(run.batch.frames)) if run is not None else ("", 0)
         slack_us, queue_us, run_us = answer.times
-        return b"%b%b%b%b%b%b%b" % (
+        return b"%b%b%b%b%b%b%b%b" % (
             self._head,
             bytes_field(b"\x1a", answer.request_id.encode()),
             self._saying(answer.status, variant, batch_size),
@@ -106,6 +109,7 @@ class ReplyWriter:
             number_parameter(_QUEUE, queue_us),
             number_parameter(_RUN, run_us),
             text_parameter(_REASON, answer.reason) if answer.reason else b"",
+            text_parameter(_GUARDS, ",".join(answer.guards)) if answer.guards else b"",
         )
 
     def _saying(self, status: str, variant: str, batch_size: int) -> bytes:
@@ -126,6 +130,8 @@ class ReplyWriter:
         """
         run, outputs = outcome.run, outcome.outputs
         if outcome.status is not OutcomeStatus.ON_TIME or run is None or outputs is None or outcome.reason:
+            return None
+        if run.guards is not None and outcome.guards:
             return None
         held = outcome.held
         parts = [

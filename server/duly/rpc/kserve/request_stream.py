@@ -210,7 +210,8 @@ class RequestStream:
         status, reason = gravest.status, gravest.reason
         results = outcomes if status in RESULTS else ()
         asked = underway.asked
-        return Answer(underway.request_id, status.name, reason, times, results, underway.wanted, asked.outcomes)
+        guards = list(dict.fromkeys([name for outcome in outcomes for name in outcome.guards]))
+        return Answer(underway.request_id, status.name, reason, times, results, underway.wanted, asked.outcomes, guards)
 
     def give_up(self) -> list[Underway]:
         """Returns the requests that are not answered, and never will be by an outcome."""

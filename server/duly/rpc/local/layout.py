@@ -50,8 +50,8 @@ OUTCOMES_HEAD = Struct("<BxHIQ")  # kind, outcomes, flags, position behind what 
 OUTCOME = Struct("<Q8qBxHHHHHHxxIxxxx")
 """Id, slack, received (unix), sent, dispatched, started, finished, capture to receipt, uncertainty, status, batch size,
 outputs, the bytes of what follows them: version, variant, reason, and an Outcome of duly.v1 that has only `fused`,
-where the frame was joined with others; and the planned delay in microseconds, which only streams of models with action
-chunks have."""
+where the frame was joined with others, and `guards`, where some found something; and the planned delay in microseconds,
+which only streams of models with action chunks have."""
 DELAY_US_MAX = (1 << 32) - 1
 """A planned delay that is longer, more than an hour, is told as this."""
 ALIVE = Struct("=Q")

@@ -5,7 +5,7 @@ from struct import Struct
 
 from duly.core.fates import RESULTS
 from duly.models.spec import Signature
-from duly.rpc.duly_v1.outcome_writer import partner_field
+from duly.rpc.duly_v1.outcome_writer import guards_fields, partner_field
 from duly.rpc.duly_v1.tensors import DATATYPE
 from duly.rpc.local.layout import (
     ASSEMBLED,
@@ -80,6 +80,9 @@ class OutcomeWriter:
         fused = b""
         if isinstance(outcome, FusedOutcome):
             fused = b"".join(map(partner_field, outcome.partners))
+        if run is not None and run.guards is not None:
+            fused += guards_fields(outcome)
+        if fused:
             text = _padded(text[: version_bytes + variant_bytes] + reason + fused)
         fields = (
             frame.frame_id,

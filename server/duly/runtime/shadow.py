@@ -1,0 +1,204 @@
+"""The shadow of a version that is tried: copies of live frames run on it in spare time, and their answers are compared
+with those that the clients got. Nobody else ever sees them.
+
+A copy holds the payload as it came, which costs no memory beside what refers to it, and the answer that was given. How
+many bytes all copies hold is bounded, and so is how many answers are compared a second: what is beyond either is
+counted, and not tried.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from random import Random
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+
+from duly.agreement.measures import Measure
+from duly.core.events import Advice, StreamClosed
+from duly.core.fates import RESULTS
+from duly.core.types import BacklogPolicy, Frame, OutcomeStatus, StreamClass, StreamTerms, larger
+from duly.models.spec import Signature, TensorSpec
+from duly.models.trial import Trial as Settings
+from duly.runtime.catalogue import LoadedVersion
+from duly.runtime.driver import Driver
+from duly.runtime.held_frames import HeldFrame, InputData
+from duly.runtime.outcome import BatchRun, Outcome, Output
+from duly.runtime.shared_memory import SharedData
+from duly.worker.dtypes import DTYPES, as_numbers, text_array
+from duly.worker.text import TextError, read_texts
+
+_log = structlog.get_logger("duly.trials")
+
+HELD_BYTES_MAX = 64 << 20
+"""The payloads and answers that the copies of one trial hold; a frame for which there is no room is not tried."""
+COMPARED_BYTES_MAX = 4 << 20
+"""Answers of more bytes are not compared, as the event loop does it."""
+WAIT_NS_MAX = 5_000_000_000
+"""A copy for which there is no spare time for so long is given up."""
+
+
+@dataclass(slots=True)
+class ShadowCounts:
+    """What became of frames that were drawn for the shadow."""
+
+    not_drawn: int = 0
+    """Beyond what is compared a second, or held."""
+    not_run: int = 0
+    """For want of spare time."""
+    compared: int = 0
+
+
+class Shadow:
+    """The runtime's Sink for the copies of one trial."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        candidate: LoadedVersion,
+        active: LoadedVersion,
+        settings: Settings,
+        measure: Measure,
+        compared: Callable[[float], None],
+        failed: Callable[[str], None],
+    ) -> None:
+        """`compared(agreement)` is called for each answer that was compared, `failed(reason)` for each frame on which
+        the candidate fails; both on the event loop, and never within a step of the driver.
+        """
+        assert candidate.signature is not None, "it is loaded"
+        self.counts = ShadowCounts()
+        self._driver = driver
+        self._key = candidate.key
+        self._signature: Signature = candidate.signature
+        self._active_key = active.key
+        self._best = active.version.config.variant_names[0]
+        self._share = settings.shadow_share
+        self._per_s = settings.comparisons_per_s_max
+        self._measure = measure
+        self._compared = compared
+        self._failed = failed
+        self._random = Random(candidate.key)
+        self._loop = asyncio.get_running_loop()
+        self._may_draw = 1.0
+        """How many frames may be drawn now, by the bound for a second."""
+        self._drawn_ns = driver.clock()
+        self._held: dict[int, tuple[list[Output], int]] = {}
+        """The answers that clients got and the bytes that are held, by the `seq` of the copy."""
+        self._bytes = 0
+        self._frame_id = 0
+        self._closed = False
+        terms = StreamTerms(StreamClass.BEST_EFFORT, BacklogPolicy.LATEST, 1, WAIT_NS_MAX, 64, model=self._key)
+        terms.spare = True
+        self._stream_id = driver.open_stream(self, terms)
+        driver.add_tap(self.see)
+
+    def close(self) -> None:
+        """Ends it. Copies that run are let go when they end. It must not be called within a step of the driver."""
+        self._closed = True
+        self._driver.remove_tap(self.see)
+        self._driver.submit(StreamClosed(self._stream_id))
+        if not self._held:
+            self._driver.forget_stream(self._stream_id)
+
+    # ---- what clients got ----
+
+    def see(
+        self,
+        pieces: Sequence[HeldFrame],
+        payload: Sequence[InputData],
+        status: OutcomeStatus,
+        outputs: Sequence[Output],
+        run: BatchRun,
+    ) -> None:
+        """Draws a frame that the active version has answered, perhaps; a tap of the driver's."""
+        batch = run.batch
+        if batch.model != self._active_key or batch.variant != self._best or len(pieces) != 1 or self._closed:
+            return
+        if self._random.random() >= self._share:
+            return
+        size = sum([len(each.data) for each in payload]) + sum([len(data) for _, _, data in outputs])
+        if not self._draws() or self._bytes + size > HELD_BYTES_MAX:
+            self.counts.not_drawn += 1
+            return
+        if sum([len(data) for _, _, data in outputs]) > COMPARED_BYTES_MAX:
+            self.counts.not_drawn += 1
+            return
+        self._try(pieces[0], payload, list(outputs), size)
+
+    def _draws(self) -> bool:
+        now_ns = self._driver.clock()
+        self._may_draw += (now_ns - self._drawn_ns) / 1e9 * self._per_s
+        self._may_draw, self._drawn_ns = min(self._may_draw, max(1.0, self._per_s / 4)), now_ns
+        if self._may_draw < 1.0:
+            return False
+        self._may_draw -= 1.0
+        return True
+
+    def _try(self, given: HeldFrame, payload: Sequence[InputData], outputs: list[Output], size: int) -> None:
+        driver = self._driver
+        self._frame_id += 1
+        now_ns = driver.clock()
+        # What lies in a client's memory is copied, since the client may soon write something else there.
+        own = [each._replace(data=each.data.copy()) if isinstance(each.data, SharedData) else each for each in payload]
+        frame = Frame(next(driver.seqs), self._stream_id, self._frame_id, self._key, now_ns + WAIT_NS_MAX)
+        costs = driver.costs.get(self._key)
+        if costs is not None and (extra_ns := costs.extra_ns(own)[0]):
+            frame = larger(frame, extra_ns)
+        held = HeldFrame(frame, StreamClass.BEST_EFFORT, self._signature, now_ns, given.received_unix_ns, payload=own)
+        held.spare = True
+        self._held[frame.seq] = outputs, size
+        self._bytes += size
+        driver.take_frame(held)
+
+    # ---- what the candidate made of it ----
+
+    def deliver(self, outcome: Outcome) -> None:
+        given, size = self._held.pop(outcome.held.frame.seq)
+        self._bytes -= size
+        if self._closed:
+            if not self._held:
+                self._loop.call_soon(self._driver.forget_stream, self._stream_id)
+        elif outcome.status in RESULTS and outcome.outputs is not None:
+            self._loop.call_soon(self._compare, given, outcome.outputs)
+        elif outcome.status in (OutcomeStatus.FAILED, OutcomeStatus.INVALID):
+            self._loop.call_soon(self._failed, outcome.reason)
+        else:
+            self.counts.not_run += 1
+
+    def advise(self, advice: Advice, reason: str, period_ns: int) -> None:
+        """Nobody is there to follow it."""
+
+    def fail(self) -> None:
+        self._loop.call_soon(self._failed, "the server failed on an answer of it")
+
+    def _compare(self, given: list[Output], got: list[Output]) -> None:
+        if self._closed:
+            return
+        try:
+            expected, answered = (_arrays(each, self._signature.outputs) for each in (given, got))
+            agreement = self._measure.of(expected, answered)
+        except (TextError, ValueError, KeyError) as error:
+            _log.warning("an answer cannot be compared", model=self._key, reason=f"{type(error).__name__}: {error}")
+            self._failed(f"an answer of it cannot be compared: {type(error).__name__}")
+            return
+        for name, values in answered.items():
+            if values.dtype.kind == "f" and not np.isfinite(values).all() and np.isfinite(expected[name]).all():
+                self._failed(f"output {name!r} has a NaN or an infinity where that of the active version has none")
+                return
+        self.counts.compared += 1
+        self._compared(agreement)
+
+
+def _arrays(outputs: Sequence[Output], specs: Sequence[TensorSpec]) -> Mapping[str, npt.NDArray[Any]]:
+    """The outputs of one frame as arrays by their names. Raises ValueError or TextError where the bytes are none."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for index, shape, data in outputs:
+        spec = specs[index]
+        if spec.is_text:
+            arrays[spec.name] = text_array(read_texts(data, prod(shape)), shape)
+        else:
+            arrays[spec.name] = as_numbers(np.frombuffer(data, DTYPES[spec.datatype]).reshape(shape))
+    return arrays

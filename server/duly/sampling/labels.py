@@ -1,0 +1,77 @@
+"""Labels that clients send for frames: what they have to be, and with which frame they are joined."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from duly.sampling.drawn import Key
+from duly.sampling.sample import OUTPUT, Array, Labelled, Sample
+from duly.sampling.tensors import BadTensor, array_of, fits, is_finite
+
+UNKNOWN = "no frame is kept under this key and id: it was not sampled, or has given way to newer ones"
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who sends labels, and for which frames."""
+
+    principal: str
+    any_stream: bool
+    """Whether for frames of others, too."""
+    models: tuple[str, ...]
+    """Patterns of the models that it may use."""
+
+    def may_label(self, sample: Sample) -> bool:
+        own = self.any_stream or sample.principal == self.principal
+        return own and any(fnmatchcase(sample.form.model, pattern) for pattern in self.models)
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The labels of one frame, as they were sent."""
+
+    key: Key
+    tensors: Sequence[tuple[str, str, tuple[int, ...], memoryview]]
+    """Of each its name, element type, shape and data."""
+    weight: float
+    source: str
+
+    def join(self, sample: Sample, sender: Sender, unix_ns: int) -> Sample:
+        """Returns the frame with the labels. Raises BadTensor, which says what is wrong and what would be right."""
+        arrays: dict[str, Array] = {}
+        datatypes: dict[str, str] = {}
+        for name, datatype, shape, data in self.tensors:
+            try:
+                array = array_of(datatype, shape, data)
+                _check(sample, name, datatype, array)
+            except BadTensor as error:
+                raise BadTensor(f"label {name!r}: {error}") from None
+            arrays[name], datatypes[name] = array, datatype
+        return sample.with_labels(arrays, datatypes, Labelled(unix_ns, sender.principal, self.weight, self.source))
+
+
+def labels_of(item: Mapping[str, Any], data: Sequence[memoryview]) -> Labels:
+    """Reads an item of a message of labels. `data`: of each of its tensors."""
+    tensors = [
+        (str(name), str(datatype), tuple(map(int, shape)), each)
+        for (name, datatype, shape), each in zip(item["tensors"], data, strict=True)
+    ]
+    return Labels((str(item["stream"]), int(item["frame_id"])), tensors, float(item["weight"]), str(item["source"]))
+
+
+def _check(sample: Sample, name: str, datatype: str, array: Array) -> None:
+    """Raises BadTensor where a frame can have no such label."""
+    form = sample.form
+    if name in form.output_shapes:
+        wanted, expected = form.datatypes[OUTPUT + name], form.output_shapes[name]
+        if datatype != wanted or not fits(array.shape, expected):
+            raise BadTensor(f"it is {datatype}{list(array.shape)}, the output is {wanted}{list(expected)}")
+    elif name == form.class_label:
+        if array.size != 1:
+            raise BadTensor(f"it has {array.size} elements; a class is one, its number or its name")
+    else:
+        outputs = ", ".join(map(repr, form.output_shapes))
+        raise BadTensor(f"the model has no such output; it has {outputs}, and {form.class_label!r} for a class")
+    if not is_finite(array, datatype):
+        raise BadTensor("it has NaN or an infinity")

@@ -1,0 +1,250 @@
+"""One trial of one version, from its load to its end, as a state machine: facts and times in, effects out.
+
+    LOADED --> SHADOW --> CANARY --> ACTIVE
+       |          |          |
+       +----------+----------+--> ROLLED_BACK, VETOED
+
+LOADED: nothing has begun. SHADOW: the candidate runs on copies of live frames, whose answers are compared and never
+sent. CANARY: it answers the frames of a share of the streams; comparing goes on. ACTIVE: it is what the model serves.
+
+Rules of a stage's end, each by evidence that may be looked at any time (`evidence`):
+
+    SHADOW goes on where frames_min were compared and the mean agreement is proven to be above agreement_min.
+    CANARY goes on where frames_min were answered and the on-time ratio is proven to be as good as that of others.
+    Either ends in ROLLED_BACK where it is proven that the agreement is below, the on-time ratio worse, or that of all
+        others worse than before the canary; after more than errors_max errors; where the worker is lost.
+    Where the time of a stage is over, `at_limit` says which it is.
+
+Of the risk: each proof that promotes has the whole risk, as all of them are needed, and each that rolls back a third,
+as any of them will do.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from duly.trials.evidence import Above, Mean
+from duly.trials.on_time import Compared
+from duly.trials.rules import AtLimit, Rules
+
+
+class Stage(IntEnum):
+    """Where a trial stands. The numbers are those of `TrialStage` in the protocol."""
+
+    LOADED = 1
+    SHADOW = 2
+    CANARY = 3
+    ACTIVE = 4
+    ROLLED_BACK = 5
+    VETOED = 6
+
+    @property
+    def over(self) -> bool:
+        return self >= Stage.ACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """The trial has come to that stage; the host does what the stage asks for."""
+
+    stage: Stage
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Activate the candidate, if admission lets it, and report `activated` or `broken`."""
+
+    reason: str
+
+
+Effect = Entered | Promote
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a trial has seen so far."""
+
+    frames_compared: int
+    agreement: float
+    """The mean; 0 where nothing was compared."""
+    agreement_low: float
+    """The mean lies above this and below `agreement_high`, but for the risk of the trial."""
+    agreement_high: float
+    canary_frames: int
+    canary_on_time: int
+    rest_frames: int
+    """Frames of the same model that the active version has answered since the trial began."""
+    rest_on_time: int
+    errors: int
+
+
+class Trial:
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self.stage = Stage.LOADED
+        self.reason = "loaded"
+        """Why it is in this stage."""
+        self.began_ns = 0
+        """When the stage began."""
+        self.errors = 0
+        self._promoting = False
+        self._agreement = Mean()
+        bound = rules.agreement_min
+        self._agrees = Above(bound) if bound else None
+        self._disagrees = Above(1.0 - bound) if bound else None
+        self._on_time = Compared(rules.on_time_worse_max)
+        """Frames of the canary, compared with others of the model."""
+        self._others = Compared(rules.on_time_worse_max)
+        """Frames of all models that the canary does not answer, compared with those before it began."""
+
+    # ---- what the host says ----
+
+    def begin(self, now_ns: int, no_shadow: str = "") -> list[Effect]:
+        """Begins. `no_shadow`: why frames cannot be compared, where that is so; the canary comes first then."""
+        if no_shadow:
+            return self._enter(now_ns, Stage.CANARY, no_shadow)
+        return self._enter(now_ns, Stage.SHADOW, "its answers are compared with those of the active version")
+
+    def compared(self, now_ns: int, agreement: float) -> list[Effect]:
+        """Takes how far an answer of the candidate agrees with that of the active version, from 0 to 1."""
+        if self.stage not in (Stage.SHADOW, Stage.CANARY):
+            return []
+        self._agreement.add(agreement)
+        if self._agrees is not None and self._disagrees is not None:
+            self._agrees.add(agreement)
+            self._disagrees.add(1.0 - agreement)
+            if self._disagrees.proves(self.rules.roll_back_risk):
+                return self._enter(now_ns, Stage.ROLLED_BACK, f"{self._said_agreement()}, less than asked for")
+        return self._judge_shadow(now_ns)
+
+    def canary_frame(self, now_ns: int, stream_class: int, on_time: bool) -> list[Effect]:
+        """Takes how a frame of the canary ended, as its client sees it."""
+        if self.stage is not Stage.CANARY:
+            return []
+        self._on_time.add(stream_class, on_time)
+        if self._on_time.proves_worse(self.rules.roll_back_risk):
+            return self._enter(now_ns, Stage.ROLLED_BACK, f"{self._said_on_time()}, worse than asked for")
+        return self._judge_canary(now_ns)
+
+    def other_frame(self, now_ns: int, stream_class: int, on_time: bool, same_model: bool) -> list[Effect]:
+        """Takes how a frame ended that the candidate did not answer, of the same model or of another."""
+        if self.stage.over:
+            return []
+        if same_model:
+            self._on_time.add_other(stream_class, on_time)
+        if self.stage is not Stage.CANARY:
+            self._others.add_other(stream_class, on_time)
+            return []
+        self._others.add(stream_class, on_time)
+        if self._others.proves_worse(self.rules.roll_back_risk):
+            others = self._others
+            text = (
+                f"others suffer: {_percent(others.on_time, others.frames)} of their {others.frames} frames are on time "
+                f"since the canary began, {_percent(others.others_on_time, others.others)} were before"
+            )
+            return self._enter(now_ns, Stage.ROLLED_BACK, text)
+        return []
+
+    def failed(self, now_ns: int, reason: str) -> list[Effect]:
+        """Takes that the candidate has failed on a frame."""
+        if self.stage.over:
+            return []
+        self.errors += 1
+        if self.errors > self.rules.errors_max:
+            text = f"{self.errors} frames failed, {self.rules.errors_max} are allowed; the last: {reason}"
+            return self._enter(now_ns, Stage.ROLLED_BACK, text)
+        return []
+
+    def broken(self, now_ns: int, reason: str) -> list[Effect]:
+        """Takes that the candidate cannot go on: its worker is lost, admission refuses it, somebody unloads it."""
+        return [] if self.stage.over else self._enter(now_ns, Stage.ROLLED_BACK, reason)
+
+    def drifted(self, now_ns: int, reason: str) -> list[Effect]:
+        """Takes that the model's inputs or outputs are no longer what they were."""
+        return self.broken(now_ns, f"drift: {reason}") if self.rules.drift_ends else []
+
+    def vetoed(self, now_ns: int, who: str, reason: str) -> list[Effect]:
+        """Takes that a person does not want the candidate."""
+        if self.stage.over:
+            return []
+        return self._enter(now_ns, Stage.VETOED, f"vetoed by {who}" + (f": {reason}" if reason else ""))
+
+    def activated(self, now_ns: int, reason: str = "") -> list[Effect]:
+        """Takes that the candidate is active: as it was promoted, or for a reason of somebody's own."""
+        return [] if self.stage.over else self._enter(now_ns, Stage.ACTIVE, reason or self._said_on_time())
+
+    def passed(self, now_ns: int) -> list[Effect]:
+        """Takes that time has passed."""
+        limit_ns = {Stage.SHADOW: self.rules.shadow_ns_max, Stage.CANARY: self.rules.canary_ns_max}.get(self.stage, 0)
+        if not limit_ns or now_ns - self.began_ns < limit_ns or self._promoting:
+            return []
+        said = self._said_agreement() if self.stage is Stage.SHADOW else self._said_on_time()
+        text = f"nothing was proven within {limit_ns / 1e9:g} s: {said}"
+        if self.rules.at_limit is AtLimit.ROLL_BACK:
+            return self._enter(now_ns, Stage.ROLLED_BACK, text)
+        if self.stage is Stage.SHADOW:
+            return self._enter(now_ns, Stage.CANARY, f"{text}; nothing speaks against it (at_limit)")
+        return self._promote(f"{text}; nothing speaks against it (at_limit)")
+
+    # ---- what follows ----
+
+    @property
+    def agreement(self) -> float:
+        """The mean agreement so far."""
+        return self._agreement.mean
+
+    def figures(self) -> Figures:
+        low, high = self._agreement.interval(self.rules.risk)
+        return Figures(
+            self._agreement.count,
+            self._agreement.mean,
+            low,
+            high,
+            self._on_time.frames,
+            self._on_time.on_time,
+            self._on_time.others,
+            self._on_time.others_on_time,
+            self.errors,
+        )
+
+    def _judge_shadow(self, now_ns: int) -> list[Effect]:
+        if self.stage is not Stage.SHADOW or self._agreement.count < self.rules.frames_min:
+            return []
+        if self._agrees is None or self._agrees.proves(self.rules.risk):
+            return self._enter(now_ns, Stage.CANARY, self._said_agreement())
+        return []
+
+    def _judge_canary(self, now_ns: int) -> list[Effect]:
+        enough = self._on_time.frames >= self.rules.frames_min
+        if self._promoting or not enough or not self._on_time.proves_as_good(self.rules.risk):
+            return []
+        return self._promote(self._said_on_time())
+
+    def _promote(self, reason: str) -> list[Effect]:
+        self._promoting = True
+        return [Promote(reason)]
+
+    def _enter(self, now_ns: int, stage: Stage, reason: str) -> list[Effect]:
+        self.stage, self.reason, self.began_ns = stage, reason, now_ns
+        return [Entered(stage, reason)]
+
+    def _said_agreement(self) -> str:
+        mean = self._agreement
+        if not mean.count:
+            return "no frame was compared"
+        low, high = mean.interval(self.rules.risk)
+        asked = f", at least {self.rules.agreement_min:g} is asked for" if self.rules.agreement_min else ""
+        within = f"{low:.3f} to {high:.3f} at a risk of {self.rules.risk:g}"
+        return f"agreement {mean.mean:.4f} ({within}) of {mean.count} frames{asked}"
+
+    def _said_on_time(self) -> str:
+        mine = self._on_time
+        if not mine.frames:
+            return "no frame was answered in the canary"
+        ratio, others = _percent(mine.on_time, mine.frames), _percent(mine.others_on_time, mine.others)
+        asked = f"{self.rules.on_time_worse_max:.1%} less is allowed"
+        return f"{ratio} of {mine.frames} frames on time, of {mine.others} others {others}; {asked}"
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "none"

@@ -1,0 +1,48 @@
+"""Divides frames into those that a model is fitted to and those that judge it, so that neighbours are not on both
+sides.
+
+A frame of a camera is nearly the one before it. Were both sides drawn frame by frame, each held-out frame would have
+its twin among the others, and whatever learns by heart would look good. So each stream is cut into blocks of frames
+that follow one another, and whole blocks are held out.
+"""
+
+import random
+from collections.abc import Sequence
+from itertools import pairwise
+
+from duly_learn.errors import LearnError
+from duly_learn.frames.frame import LearnFrame
+
+BLOCKS = 10
+"""A stream is cut into so many blocks, or one for each frame where it has fewer."""
+
+
+def split(frames: Sequence[LearnFrame], held_out: float, seed: int) -> tuple[list[LearnFrame], list[LearnFrame]]:
+    """Returns the frames to fit to and those held out, each in the order in which they came.
+
+    `held_out`: about which share is held out, above 0 and below 1. Raises LearnError where there are too few frames for
+    one on either side.
+    """
+    if len(frames) < 2:
+        raise LearnError(f"{len(frames)} frame: at least two are needed, one to fit to and one to judge by")
+    streams: dict[str, list[int]] = {}
+    for index, frame in enumerate(frames):
+        streams.setdefault(frame.stream, []).append(index)
+    blocks: list[list[int]] = []
+    for indices in streams.values():
+        ordered = sorted(indices, key=lambda index: (frames[index].when_ns, index))
+        count = min(BLOCKS, len(ordered))
+        bounds = [len(ordered) * nth // count for nth in range(count + 1)]
+        blocks += [ordered[low:high] for low, high in pairwise(bounds)]
+    random.Random(seed).shuffle(blocks)
+    wanted = held_out * len(frames)
+    judged: set[int] = set()
+    for block in blocks:
+        if judged and len(judged) + len(block) / 2 > wanted:
+            break
+        if len(judged) + len(block) < len(frames):
+            judged.update(block)
+    return (
+        [frame for index, frame in enumerate(frames) if index not in judged],
+        [frame for index, frame in enumerate(frames) if index in judged],
+    )

@@ -1,0 +1,281 @@
+"""One attempt at a new version: the labels are judged, a trainer makes it, it is validated, and published.
+
+Every step can fail or end in the middle, and leaves the store, the repository and what serves as they were, but for
+folders of work that the next attempt replaces. Nothing counts before the rename that publishes.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from duly.agreement.measures import Outputs
+from duly.models.manifest import MANIFEST_FILE
+from duly.models.repository import ModelVersion
+from duly.models.spec import Signature
+from duly.runtime.worker_command import worker_environment
+from duly.sampling.files import BrokenFile, read_file
+from duly.sampling.sample import Sample
+from duly.sampling.store import LABELLED, segment_name
+from duly_learn.errors import LearnError
+from duly_learn.learner.answers import answer_of, classes_of, label_of
+from duly_learn.learner.heart import Known
+from duly_learn.learner.held_out import held_out
+from duly_learn.learner.job import Job, Lesson, write_job
+from duly_learn.learner.limited import TrainerFailed, run_limited
+from duly_learn.learner.old import Old, OldFrames, sort_out
+from duly_learn.learner.publish import publish
+from duly_learn.learner.replay import as_frame
+from duly_learn.learner.summaries import Summary
+from duly_learn.learner.trust import judge
+from duly_learn.learner.validation import Figures, compare, refusal
+from duly_learn.running.model import running
+
+BATCH = 16
+"""Frames that are answered together in validation, where the model allows it."""
+OLD_WEIGHT = 0.3
+"""What an old frame counts in training, beside a new one of 1."""
+NEWEST_WEIGHT = 2.0
+"""The newest label counts so many times as much as the oldest of the window."""
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How an attempt ended."""
+
+    published: str
+    """The number of the new version; empty: there is none."""
+    reason: str
+    """Why there is none."""
+    figures: Figures | None
+    believed: int
+    doubted: tuple[str, ...]
+    """What is wrong with labels that are not believed."""
+    trusted: tuple[Sample, ...] = ()
+    """Frames whose labels are believed, of which old ones are drawn."""
+    errors: tuple[tuple[int, bool], ...] = ()
+    """Of the held-out labels, by their numbers, whether the new version is wrong about them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What is tried, and where."""
+
+    version: ModelVersion
+    known: Sequence[Known]
+    """Labels of the present regime, the oldest first."""
+    scores: str
+    threshold: float
+    store: Path
+    """The model's folder in the store."""
+    work: Path
+    """A folder of the learner for this model."""
+    step: Callable[[str], None]
+    """Told each step as it begins."""
+    commands_allowed: bool
+
+    def run(self) -> Verdict:
+        """Raises LearnError and OSError where something is not as it must be, and TrainerFailed."""
+        learning = self.version.config.learning
+        assert learning is not None
+        self.step("read")
+        known, samples = self._read()
+        if not samples:
+            raise LearnError("the store has none of the labelled frames any more; give it more room")
+        numbers = np.nan_to_num(np.stack([each.numbers for each in known]))
+        labels = np.array([each.label for each in known], np.int64)
+        self.step("trust")
+        old = self._old(numbers.shape[1])
+        judged = judge(
+            numbers,
+            labels,
+            np.array([each.answer for each in known], np.int64),
+            [each.source for each in known],
+            self._base_rates(old, known[0].came_ns),
+            learning.trust,
+            learning.seed,
+        )
+        trusted = tuple(sample for sample, each in zip(samples, judged.believed, strict=True) if each)
+        verdict = Verdict("", judged.refused, None, int(judged.believed.sum()), judged.reasons)
+        if judged.refused:
+            return verdict
+        old_now = sort_out(old, numbers[judged.believed], labels[judged.believed], known[0].came_ns)
+        recent = [(sample, each) for sample, each, good in zip(samples, known, judged.believed, strict=True) if good]
+        keys = {each.key for _, each in recent}
+        true, unknown = (
+            [each for each in of_kind if (each.sample.stream, each.sample.frame_id) not in keys]
+            for of_kind in (old_now.true, old_now.unknown)
+        )
+        share, seed = learning.validation.held_out, learning.seed
+        held = [(sample, each) for sample, each in recent if each.held_out]
+        old_held = [(each.sample, each.label) for each in true if held_out(each.sample, share, seed)]
+        lessons = [
+            Lesson(each.sample, each.label, OLD_WEIGHT, True)
+            for each in (*true, *unknown)
+            if not held_out(each.sample, share, seed)
+        ]
+        fresh = [(sample, each.label) for sample, each in recent if not each.held_out]
+        lessons += [
+            Lesson(sample, label, 1.0 + (NEWEST_WEIGHT - 1.0) * nth / len(fresh), False)
+            for nth, (sample, label) in enumerate(fresh)
+        ]
+        if len(held) < learning.validation.held_out_min:
+            return replace(
+                verdict,
+                reason=f"{len(held)} believed labels are held out, validation.held_out_min is "
+                f"{learning.validation.held_out_min}",
+            )
+        self._train(lessons, samples)
+        self.step("validate")
+        figures, after = self._validate([(sample, each.label) for sample, each in held], old_held)
+        errors = tuple((each.number, each.label != int(answer)) for (_, each), answer in zip(held, after, strict=True))
+        verdict = replace(verdict, figures=figures, trusted=trusted, errors=errors)
+        if reason := refusal(figures, learning.validation):
+            return replace(verdict, reason=reason)
+        told = {
+            "from": self.version.version,
+            "trainer": list(learning.command) or f"builtin {learning.kind}",
+            "seed": learning.seed,
+            "labels": len(fresh),
+            "old_labels": len(lessons) - len(fresh),
+            "not_believed": list(judged.reasons),
+            "figures": figures.told(),
+        }
+        with_manifest = (self.version.folder / MANIFEST_FILE).is_file()
+        number = publish(self.version.model_folder, self.work / "job" / "out", told, with_manifest, self.step)
+        self.step("published")
+        return replace(verdict, published=number)
+
+    def _read(self) -> tuple[list[Known], list[Sample]]:
+        """Returns the labels whose frames are still in the store, with the frames."""
+        known: list[Known] = []
+        samples: list[Sample] = []
+        segment, rows = -1, list[Sample]()
+        for each in self.known:
+            if each.place[0] != segment:
+                segment = each.place[0]
+                try:
+                    rows = read_file(self.store / LABELLED / segment_name(segment))
+                except (BrokenFile, OSError):
+                    rows = []
+            if each.place[1] < len(rows):
+                known.append(each)
+                samples.append(rows[each.place[1]])
+        return known, samples
+
+    def _old(self, width: int) -> list[Old]:
+        learning = self.version.config.learning
+        assert learning is not None
+        old, summary = [], Summary()
+        for sample in OldFrames(self.work / "old", learning.old_frames, learning.seed).read():
+            label = self._label(sample)
+            numbers = np.nan_to_num(compared(summary, sample))
+            if label is not None and sample.labelled is not None and len(numbers) == width:
+                old.append(Old(sample, label, numbers, sample.labelled.unix_ns))
+        return old
+
+    def _label(self, sample: Sample) -> int | None:
+        scores = sample.outputs.get(self.scores)
+        return (
+            label_of(sample.labels, self._class_label, self.scores, classes_of(scores)) if scores is not None else None
+        )
+
+    @property
+    def _class_label(self) -> str:
+        return self.version.config.learning.label if self.version.config.learning is not None else ""
+
+    def _base_rates(self, old: Sequence[Old], before_ns: int) -> dict[int, float]:
+        """The share of each class among believed labels from before the window; empty: there are too few."""
+        labels = [each.label for each in old]
+        if len(labels) < 100:
+            return {}
+        return {label: labels.count(label) / len(labels) for label in set(labels)}
+
+    def _train(self, lessons: Sequence[Lesson], samples: Sequence[Sample]) -> None:
+        learning = self.version.config.learning
+        assert learning is not None
+        scores = samples[0].outputs[self.scores]
+        values = [sample.outputs[self.scores] for sample in samples]
+        logits = any(float(value.min()) < 0 or float(value.max()) > 1 for value in values if value.size)
+        job = Job(
+            self.version.name,
+            self.version.version,
+            self.scores,
+            classes_of(scores),
+            logits,
+            learning.seed,
+            self.version.config.model_dump(mode="json", by_alias=True, exclude_unset=True),
+        )
+        self.step("write job")
+        folder = self.work / "job"
+        write_job(folder, job, self.version, lessons)
+        command: tuple[str, ...] = (sys.executable, "-P", "-m", "duly_learn.learner.train")
+        if learning.command:
+            if not self.commands_allowed:
+                raise LearnError(
+                    f"{self.version.name}/model.toml names a trainer of its own, and the server does not allow it: set "
+                    "learn_commands, or take learning.command away"
+                )
+            command = learning.command
+        self.step("train")
+        environment = worker_environment(os.environ) | ONE_THREAD
+        run_limited([*command, str(folder)], learning.train_bytes_max, learning.train_s_max, environment, folder)
+        for variant in self.version.config.variants:
+            if not (folder / "out" / variant.file).is_file():
+                raise TrainerFailed(f"the trainer has ended well and has not made out/{variant.file}")
+
+    def _validate(
+        self, held: list[tuple[Sample, int]], old: list[tuple[Sample, int]]
+    ) -> tuple[Figures, npt.NDArray[np.int64]]:
+        learning = self.version.config.learning
+        assert learning is not None
+        frames = [as_frame(sample) for sample, _ in (*held, *old)]
+        candidate = replace(
+            self.version, version=str(int(self.version.version) + 1), folder=(self.work / "job" / "out").resolve()
+        )
+        with running(self.version) as model:
+            signature = model.signature
+            before = self._answers(model.answers(frames, BATCH))
+        # Every variant is loaded as a server would; of what clients send and get, nothing may be other than it was.
+        after: npt.NDArray[np.int64] | None = None
+        for variant in candidate.config.variants:
+            with running(candidate, variant.name) as model:
+                if (model.signature.inputs, model.signature.outputs) != (signature.inputs, signature.outputs):
+                    raise TrainerFailed(_other_tensors(variant.name, model.signature, signature))
+                if after is None:  # the first is the most accurate one, and answers for the version
+                    after = self._answers(model.answers(frames, BATCH))
+        assert after is not None
+        count = len(held)
+        labels = np.array([label for _, label in (*held, *old)], np.int64)
+        figures = compare(
+            labels[:count], before[:count], after[:count], labels[count:], before[count:], after[count:],
+            learning.validation, learning.seed,
+        )  # fmt: skip
+        return figures, after[:count]
+
+    def _answers(self, outputs: Sequence[Outputs]) -> npt.NDArray[np.int64]:
+        return np.array([answer_of(each[self.scores], self.threshold) for each in outputs], np.int64)
+
+
+def compared(summary: Summary, sample: Sample) -> npt.NDArray[np.float64]:
+    """The numbers by which frames are compared: the inputs' where they are few, and else the answers' beside them."""
+    numbers = summary.of(sample.inputs, sample.outputs)
+    plain = [at for at, name in enumerate(summary.names) if name.startswith("input.")]
+    small = all(not name.endswith((".mean", ".size")) for name in summary.names if name.startswith("input."))
+    return numbers[plain] if small and plain else numbers
+
+
+def _other_tensors(variant: str, new: Signature, old: Signature) -> str:
+    """Says that clients would have to send, or would get, something else."""
+    takes, gives, took, gave = (
+        ", ".join(f"{spec.name} {spec.said()}" for spec in specs)
+        for specs in (new.inputs, new.outputs, old.inputs, old.outputs)
+    )
+    return (
+        f"variant {variant} of the new version takes {takes} and gives {gives}; before it took {took} and gave {gave}"
+    )

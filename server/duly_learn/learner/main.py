@@ -1,0 +1,305 @@
+"""The process that learns: it follows the store of a server, and publishes new versions into its repository.
+
+    python -m duly_learn.learner --models REPOSITORY --store DIR
+
+A server starts it under `duly serve --learn DIR` with `--served`, and then says on standard input what serves, a line
+of JSON each time that it changes: {"fraud": {"active": "3", "coming": ["4"]}}. Without, the newest version of each
+model is taken for the one that serves.
+
+It runs with what the processors have left (SCHED_IDLE), reads and writes when nobody else does, on one thread beside
+that of an attempt, within a bound of memory. One attempt is made at a time.
+"""
+
+import fcntl
+import json
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from duly.models.repository import ModelVersion, NotARepository, Repository
+from duly.sampling.files import BrokenFile
+from duly_learn.errors import LearnError
+from duly_learn.learner.attempt import Attempt, Verdict
+from duly_learn.learner.limited import TrainerFailed
+from duly_learn.learner.publish import NotPublished, clear, prune
+from duly_learn.learner.telling import Teller
+from duly_learn.learner.watched import Watched
+
+LOOK_SECONDS = 0.5
+"""Time between two looks at the store."""
+SCAN_SECONDS = 5.0
+"""Time between two looks at the repository."""
+STATE_SECONDS = 2.0
+"""Time between two states that are told."""
+RETRY_SECONDS, RETRY_SECONDS_MAX = 10.0, 600.0
+"""An attempt that the disk has failed is repeated after so long, and twice as long after each further failure."""
+COMING_SECONDS_MAX = 3600.0
+"""A version that was published and neither serves nor is told of is waited for no longer than this."""
+SEEN_SECONDS = 30.0
+"""A server has seen a published version by then."""
+INPUT_BYTES_MAX = 1 << 20
+"""A longer line of a server's is passed over."""
+WORK_FOLDER = ".learner"
+"""In the store, beside the folders of models."""
+
+
+class InUse(LearnError):
+    """Another learner works on the same store."""
+
+
+class Learner:
+    def __init__(self, models: Path, store: Path, commands_allowed: bool, served: bool, teller: Teller) -> None:
+        """Raises InUse, or OSError where the store cannot be written to."""
+        self._repository = Repository(models)
+        self._store = store
+        self._commands_allowed = commands_allowed
+        self._served = served
+        self._teller = teller
+        self._serving: Mapping[str, Any] = {}
+        self._watched: dict[str, Watched] = {}
+        self._versions: dict[str, list[ModelVersion]] = {}
+        self._attempt: _Running | None = None
+        self._published_s: dict[str, float] = {}
+        self._retry_s: dict[str, tuple[float, float]] = {}
+        """When an attempt is repeated, and after how long the next, by model."""
+        self._told: dict[str, dict[str, object]] = {}
+        self._scan_s = self._state_s = 0.0
+        (store / WORK_FOLDER).mkdir(exist_ok=True)
+        self._lock = _locked(store / WORK_FOLDER / "lock")
+
+    def run(self) -> None:
+        """Goes on until standard input ends, where a server started it, and for ever otherwise."""
+        pending = b""
+        while True:
+            behind = self.turn(time.monotonic())
+            read = self._wait(0.0 if behind else LOOK_SECONDS, pending)
+            if read is None:
+                return
+            pending = read
+
+    def turn(self, now_s: float) -> bool:
+        """Does what is due. Returns whether there is more to do at once. `now_s`: a clock that never goes back."""
+        if now_s >= self._scan_s:
+            self._scan()
+            self._scan_s = now_s + SCAN_SECONDS
+        behind = [name for name, watched in self._watched.items() if self._look(name, watched)]
+        self._finish(now_s)
+        self._begin(now_s)
+        if now_s >= self._state_s:
+            self._tell_states()
+            self._state_s = now_s + STATE_SECONDS
+        return bool(behind)
+
+    def join(self) -> None:
+        """Waits until an attempt that is under way has ended; the next turn takes what came of it."""
+        if self._attempt is not None:
+            self._attempt.thread.join()
+
+    # ---- what a server says ----
+
+    def _wait(self, seconds: float, pending: bytes) -> bytes | None:
+        """Waits, and takes what the server has said meanwhile. Returns the beginning of a line; None: it has ended."""
+        if not self._served:
+            time.sleep(seconds)
+            return pending
+        if not select.select([0], [], [], seconds)[0]:
+            return pending
+        data = os.read(0, 65_536)
+        if not data:
+            return None
+        *lines, rest = (pending + data).split(b"\n")
+        for line in lines[-1:]:  # each says all
+            try:
+                said = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(said, dict):
+                self._serving = said
+                self._scan()
+        return rest if len(rest) <= INPUT_BYTES_MAX else b""
+
+    # ---- the models ----
+
+    def _scan(self) -> None:
+        try:
+            versions, _ = self._repository.scan()
+        except (NotARepository, OSError) as error:
+            self._teller.problem("", f"the repository cannot be read: {error}")
+            return
+        self._versions = {}
+        for version in versions:
+            if version.config.learning is not None and version.config.learning.on:
+                self._versions.setdefault(version.name, []).append(version)
+        for name in self._watched.keys() - self._versions.keys():
+            del self._watched[name]
+        for name, of_model in self._versions.items():
+            self._follow(name, of_model)
+
+    def _follow(self, name: str, of_model: list[ModelVersion]) -> None:
+        said = self._serving.get(name, {})
+        active = next((each for each in of_model if each.version == said.get("active")), None)
+        if self._served and active is None:
+            return  # nothing of the model serves
+        active = active or of_model[0]
+        watched = self._watched.get(name)
+        if watched is None or watched.heart.settings != active.config.learning:
+            work = self._store / WORK_FOLDER / name
+            watched = self._watched[name] = Watched(active, self._store / name, work, self._passed_over)
+            clear(active.model_folder)
+        watched.version = active
+        watched.heart.active = active.version if self._served else ""
+        watched.heart.on_trial = self._coming(name, watched, said)
+
+    def _coming(self, name: str, watched: Watched, said: Mapping[str, Any]) -> bool:
+        """Whether a version that was published is on its way to being active."""
+        published, since_s = watched.lasting.published, self._published_s.get(name)
+        if not published or since_s is None or int(published) <= int(watched.version.version):
+            return False
+        waited_s = time.monotonic() - since_s
+        if published in said.get("coming", ()):
+            return waited_s < COMING_SECONDS_MAX
+        return self._served and waited_s < SEEN_SECONDS
+
+    def _passed_over(self, path: Path, reason: str) -> None:
+        self._teller.problem(path.parent.parent.name, f"{path.parent.name}/{path.name} is passed over: {reason}")
+
+    def _look(self, name: str, watched: Watched) -> bool:
+        try:
+            for drifted in watched.look():
+                self._teller.drift(name, drifted.signal, drifted.at, drifted.text)
+            watched.write()
+        except OSError as error:
+            self._teller.problem(name, f"what has to last cannot be written to the store: {error.strerror}")
+        return watched.behind
+
+    def _tell_states(self) -> None:
+        for name, watched in self._watched.items():
+            heart = watched.heart
+            running = self._attempt is not None and self._attempt.name == name
+            state: dict[str, object] = {
+                "phase": "training" if running else "on trial" if heart.on_trial else "watching",
+                "version": watched.version.version,
+                "published": watched.lasting.published,
+                "frames": heart.frames,
+                "labels": heart.labels,
+                "unusable_labels": watched.unusable,
+                "labels_of_regime": heart.present(),
+                "drifts": sum(heart.drifts.values()),
+            }
+            if self._told.get(name) != state:
+                self._told[name] = state
+                self._teller.state(name, state)
+
+    # ---- attempts ----
+
+    def _begin(self, now_s: float) -> None:
+        if self._attempt is not None:
+            return
+        for name, watched in self._watched.items():
+            if now_s < self._retry_s.get(name, (0.0, 0.0))[0] or watched.behind or not watched.heart.due:
+                continue
+
+            def step(what: str, name: str = name) -> None:
+                self._teller.step(name, what)
+
+            self._attempt = _Running(name, watched, watched.attempt(step, self._commands_allowed))
+            return
+
+    def _finish(self, now_s: float) -> None:
+        attempt = self._attempt
+        if attempt is None or attempt.thread.is_alive():
+            return
+        self._attempt = None
+        name, watched, verdict = attempt.name, attempt.watched, attempt.verdict
+        if attempt.passing:  # the disk, which may have room again
+            _, after_s = self._retry_s.get(name, (0.0, RETRY_SECONDS))
+            self._retry_s[name] = (now_s + after_s, min(2 * after_s, RETRY_SECONDS_MAX))
+            self._teller.attempt(name, "failed", "", attempt.error, {})
+            return
+        self._retry_s.pop(name, None)
+        verdict = verdict or Verdict("", attempt.error, None, 0, ())
+        try:
+            watched.ended(verdict)
+        except OSError as error:
+            self._teller.problem(name, f"what has to last cannot be written to the store: {error.strerror}")
+        figures = verdict.figures.told() if verdict.figures is not None else {}
+        doubts = f"; not believed: {'; '.join(verdict.doubted)}" if verdict.doubted else ""
+        if verdict.published:
+            self._published_s[name] = now_s
+            text = f"version {verdict.published} was made from version {attempt.attempt.version.version}{doubts}"
+            self._teller.attempt(name, "published", verdict.published, text, figures)
+            self._prune(name, watched)
+            self._scan()
+            return
+        result = "failed" if attempt.error else "refused" if verdict.figures is not None else "doubted"
+        self._teller.attempt(name, result, "", f"{verdict.reason}{doubts}", figures)
+
+    def _prune(self, name: str, watched: Watched) -> None:
+        said = self._serving.get(name, {})
+        needed = {
+            watched.version.version,
+            watched.lasting.published,
+            str(said.get("previous", "")),
+            *said.get("coming", ()),
+        }
+        for gone in prune(watched.version.model_folder, watched.heart.settings.versions_kept, needed):
+            self._teller.step(name, f"version {gone} removed")
+
+
+class _Running:
+    """An attempt in a thread of its own, so that drift is seen meanwhile."""
+
+    def __init__(self, name: str, watched: Watched, attempt: Attempt) -> None:
+        self.name, self.watched, self.attempt = name, watched, attempt
+        self.verdict: Verdict | None = None
+        self.error = ""
+        self.passing = False
+        """Whether the same may succeed later."""
+        self.thread = threading.Thread(target=self._run, name=f"attempt for {name}", daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.verdict = self.attempt.run()
+        except NotPublished as error:
+            self.error, self.passing = str(error), True
+        except (LearnError, TrainerFailed, BrokenFile) as error:
+            self.error = str(error)
+        except OSError as error:
+            self.error, self.passing = f"the store cannot be written to or read: {error.strerror}", True
+        except Exception as error:  # a fault of this program, or an oddity of data; the next labels may do
+            self.error = f"internal error, {type(error).__name__}: {error}"
+
+
+def _locked(file: Path) -> int:
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise InUse(
+            "another learner works on this store: give each server a folder of its own, or end the other one"
+        ) from None
+    return descriptor
+
+
+def learn(models: Path, store: Path, commands_allowed: bool, served: bool) -> int:
+    """Runs the learner. Returns the exit status."""
+    teller = Teller(1)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    try:
+        Learner(models, store, commands_allowed, served, teller).run()
+    except LearnError as error:
+        teller.problem("", str(error))
+        return 1
+    except OSError as error:
+        teller.problem("", f"the store cannot be used: {error.strerror}")
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    return 0

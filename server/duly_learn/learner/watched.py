@@ -1,0 +1,190 @@
+"""One model that learns: its frames and labels are read from the store, its heart is told of them, and what has to last
+is written down.
+
+What is written down is where it was in the store, so that after an end of any kind no drift is told twice and no
+attempt made twice. All else is made anew from the store, by reading again what is still there.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from duly.models.repository import ModelVersion
+from duly.sampling.files import BrokenFile, read_file
+from duly.sampling.sample import Sample
+from duly.sampling.store import FRAMES, LABELLED, segment_name, segment_numbers
+from duly_learn.learner.answers import answer_of, classes_of, label_of, scores_name
+from duly_learn.learner.attempt import Attempt, Verdict, compared
+from duly_learn.learner.heart import Drifted, Heart, Known
+from duly_learn.learner.held_out import held_out
+from duly_learn.learner.old import OldFrames
+from duly_learn.learner.summaries import Summary
+
+REPLAYED_SEGMENTS = 8
+"""After a start so many segments of frames from before are read again, to know what is usual."""
+FRAMES_A_LOOK_MAX = 4096
+"""At one look segments are read until there were so many frames, so that others have their turn."""
+STATE_FILE = "state.json"
+
+
+@dataclass(slots=True)
+class Lasting:
+    """What is written down: the last segments of frames and of labels of which everything was told, the last one of
+    labels that was there when a version was tried, and of what old frames were drawn.
+    """
+
+    frames: int = 0
+    labelled: int = 0
+    tried: int = 0
+    offered: int = 0
+    offered_ns: int = 0
+    published: str = ""
+    """The newest version that the learner has published."""
+
+
+class Watched:
+    def __init__(
+        self, version: ModelVersion, store: Path, work: Path, passed_over: Callable[[Path, str], None]
+    ) -> None:
+        """`version`: the one that serves. `store`, `work`: the model's folders, of the store and of the learner."""
+        learning = version.config.learning
+        assert learning is not None
+        self.version = version
+        self.heart = Heart(learning)
+        self.unusable = 0
+        """Labels that name no class of the model, and those of frames without scores."""
+        self.lasting = _read_state(work / STATE_FILE)
+        self._written = replace(self.lasting)
+        self._told = replace(self.lasting)
+        """Up to there all was told before this start."""
+        self._store, self._work = store, work
+        self._passed_over = passed_over
+        replayed = [number for number in segment_numbers(store / FRAMES) if number <= self.lasting.frames]
+        self._frames_at = replayed[-REPLAYED_SEGMENTS] - 1 if len(replayed) >= REPLAYED_SEGMENTS else 0
+        self._labelled_at = 0
+        self._watched, self._compared = Summary(), Summary()
+
+    # ---- what comes ----
+
+    def look(self) -> list[Drifted]:
+        """Reads what is new. Returns the drift that was not told before this start."""
+        found: list[Drifted] = []
+        for number, rows in self._segments(FRAMES, self._frames_at):
+            for sample in rows:
+                numbers = self._watched.of(sample.inputs, sample.outputs)
+                drifted = self.heart.frame(self._watched.names, numbers, sample.form.version)
+                found += drifted if number > self._told.frames else []
+            self._frames_at = number
+        for number, rows in self._segments(LABELLED, self._labelled_at):
+            for row, sample in enumerate(rows):
+                drifted = self._label(sample, (number, row))
+                found += drifted if number > self._told.labelled else []
+            self._labelled_at = number
+            if number <= self._told.tried:
+                self.heart.tried_before()
+        self.lasting.frames = max(self.lasting.frames, self._frames_at)
+        self.lasting.labelled = max(self.lasting.labelled, self._labelled_at)
+        return found
+
+    @property
+    def behind(self) -> bool:
+        """Whether there is more to read at once."""
+        numbers = segment_numbers(self._store / FRAMES)[-1:], segment_numbers(self._store / LABELLED)[-1:]
+        return any(
+            last and last[0] > at for last, at in zip(numbers, (self._frames_at, self._labelled_at), strict=True)
+        )
+
+    def _segments(self, kind: str, after: int) -> Iterator[tuple[int, list[Sample]]]:
+        taken = 0
+        for number in segment_numbers(self._store / kind):
+            if number <= after:
+                continue
+            path = self._store / kind / segment_name(number)
+            try:
+                rows = read_file(path)
+            except (BrokenFile, OSError) as error:
+                self._passed_over(path, str(error) if isinstance(error, BrokenFile) else str(error.strerror))
+                rows = []
+            yield number, rows
+            taken += len(rows)
+            if taken >= FRAMES_A_LOOK_MAX:
+                return
+
+    def _label(self, sample: Sample, place: tuple[int, int]) -> list[Drifted]:
+        config = self.version.config
+        assert config.learning is not None
+        name = scores_name(sample.outputs, config.learning, config.task)
+        scores = sample.outputs.get(name)
+        label = None if scores is None else label_of(sample.labels, config.learning.label, name, classes_of(scores))
+        if scores is None or label is None or sample.labelled is None:
+            self.unusable += 1
+            return []
+        told = sample.labelled
+        return self.heart.label(
+            Known(
+                number=self.heart.labels,
+                place=place,
+                key=(sample.stream, sample.frame_id),
+                came_ns=told.unix_ns,
+                numbers=compared(self._compared, sample),
+                label=label,
+                answer=answer_of(scores, config.task.threshold),
+                source=f"{told.principal}/{told.source}" if told.source else told.principal,
+                version=sample.form.version,
+                scores=name,
+                held_out=held_out(sample, config.learning.validation.held_out, config.learning.seed),
+            )
+        )
+
+    # ---- an attempt ----
+
+    def attempt(self, step: Callable[[str], None], commands_allowed: bool) -> Attempt:
+        """Returns what is to be tried now."""
+        known = self.heart.usable()
+        return Attempt(
+            version=self.version,
+            known=known,
+            scores=known[-1].scores,
+            threshold=self.version.config.task.threshold,
+            store=self._store,
+            work=self._work,
+            step=step,
+            commands_allowed=commands_allowed,
+        )
+
+    def ended(self, verdict: Verdict) -> None:
+        """Takes how an attempt ended, and draws old frames from those that are believed. Raises OSError."""
+        self.heart.tried(verdict.published, verdict.errors)
+        self.lasting.tried = self._labelled_at
+        if verdict.published:
+            self.lasting.published = verdict.published
+        learning = self.heart.settings
+        fresh = [
+            sample
+            for sample in verdict.trusted
+            if sample.labelled is not None and sample.labelled.unix_ns > self.lasting.offered_ns
+        ]
+        if fresh and learning.old_frames:
+            old = OldFrames(self._work / "old", learning.old_frames, learning.seed)
+            self.lasting.offered = old.add(self.lasting.offered, fresh)
+            self.lasting.offered_ns = max(sample.labelled.unix_ns for sample in fresh if sample.labelled is not None)
+        self.write()
+
+    def write(self) -> None:
+        """Writes down what has to last, if it has changed. Raises OSError."""
+        if self.lasting == self._written:
+            return
+        self._work.mkdir(parents=True, exist_ok=True)
+        half = self._work / f".{STATE_FILE}.half"
+        half.write_text(json.dumps(asdict(self.lasting)))
+        os.replace(half, self._work / STATE_FILE)
+        self._written = replace(self.lasting)
+
+
+def _read_state(file: Path) -> Lasting:
+    try:
+        return Lasting(**json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError):
+        return Lasting()

@@ -1,0 +1,148 @@
+"""Judges a candidate beside the original: on frames that neither it nor its calibration has seen, both in workers as
+they serve.
+
+The end of the agreement's confidence interval that is worse is what must be within the tolerance, not its mean: of 20
+frames that all agree, one knows little. What differs by rounding alone is within it whatever the number of frames. And
+a candidate must be faster, at every batch size: a less accurate variant that is no faster is of no use.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+import numpy as np
+
+from duly.agreement.interval import frames_needed, interval
+from duly.agreement.measures import Outputs
+from duly.energy.meter import Meter
+from duly.models.spec import Signature, Variant
+from duly.models.version_settings import with_settings
+from duly_learn.frames.frame import LearnFrame
+from duly_learn.graphs.describe import size_bytes
+from duly_learn.optimize.judged import Frame, Judged
+from duly_learn.optimize.step import Candidate, OptimizeSource
+from duly_learn.optimize.timing import Compared, compare
+from duly_learn.running.model import FrameRefused, NotRunning, Refusal, RunningModel, running
+
+ROUNDING_RELATIVE, ROUNDING_ABSOLUTE = 1e-3, 1e-4
+"""Answers that differ by less are the same: the tolerances of check samples where model.toml states none."""
+WORST_MAX = 4
+"""So many frames with the lowest scores are shown of a candidate."""
+ENERGY_NS = 1_000_000_000
+"""So long frames are run to see what they take, where counters can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What candidates are judged by."""
+
+    source: OptimizeSource
+    original: RunningModel
+    signature: Signature | None
+    """What a candidate must take and give; None: it has settings of its own, and any will do that its frames fit."""
+    held_out: Sequence[LearnFrame]
+    expected: Sequence[Outputs]
+    """What the original gave for them."""
+    by_mean: bool
+    """Whether the mean agreement is what must be within the tolerance, and not the lower end of its interval."""
+
+
+def judge(bench: Bench, judged: Judged, candidate: Candidate, told: Callable[[str], None]) -> None:
+    """Fills in what is found out about the candidate, whose files lie in the folder of `judged`."""
+    version = bench.source.version
+    variant = Variant(name=judged.name, file=candidate.file)
+    settings = with_settings(version.config, candidate.settings).model_copy(update={"variants": (variant,)})
+    one = replace(version, folder=judged.folder.resolve(), config=settings)
+    expected = None if candidate.settings else bench.signature
+    judged.size_bytes = size_bytes(judged.folder / candidate.file)
+    try:
+        with running(one, threads=bench.source.threads, expected=expected) as model:
+            judged.notes += [note for note in model.notes if note not in bench.original.notes]
+            judged.warm_ns = {size: median(times) for size, times in model.times_ns.items()}
+            _agree(bench, judged, model)
+            told(f"{judged.name}: agreement {judged.agreement}")
+            for size in bench.original.signature.batch_sizes:
+                judged.times = {**judged.times, size: compare(bench.original, model, bench.held_out, size)}
+            judged.joules, _ = joules_of(model, bench.held_out)
+    except (NotRunning, FrameRefused) as error:
+        judged.refusals.append(f"its worker does not run it: {error}")
+        return
+    judged.refusals += refusals(judged, bench.source.tolerance, bench.by_mean)
+
+
+def joules_of(model: RunningModel, frames: Sequence[LearnFrame]) -> tuple[float | None, str]:
+    """Returns joules a frame, None where they are not known, and why they are not, or what is not among them."""
+    with Meter() as idle:
+        pass
+    if not idle.energy.by_device:
+        return None, idle.energy.why_not
+    count, until_ns = 0, time.monotonic_ns() + ENERGY_NS
+    with Meter() as meter:
+        while time.monotonic_ns() < until_ns:
+            model.time_ns([frames[count % len(frames)]])
+            count += 1
+    return meter.energy.a_frame(count), meter.energy.why_not
+
+
+def _agree(bench: Bench, judged: Judged, model: RunningModel) -> None:
+    outcomes = model.outcomes(bench.held_out)
+    frames: list[Frame] = []
+    same = True
+    for index, (expected, outcome) in enumerate(zip(bench.expected, outcomes, strict=True)):
+        if isinstance(outcome, Refusal):
+            frames.append(Frame(index, 0.0, str(outcome)))
+            same = False
+        else:
+            frames.append(Frame(index, bench.source.measure.of(expected, outcome)))
+            same = same and _differ_by_rounding(expected, outcome)
+    judged.frames = frames
+    worst = sorted(range(len(frames)), key=lambda index: frames[index].score)[:WORST_MAX]
+    judged.worst = [(frames[index], _outputs(outcomes[index])) for index in worst if frames[index].score < 1]
+    judged.agreement = interval([frame.score for frame in frames])
+    judged.same = same
+
+
+def _outputs(outcome: Outputs | Refusal) -> Outputs | None:
+    return None if isinstance(outcome, Refusal) else outcome
+
+
+def _differ_by_rounding(expected: Outputs, got: Outputs) -> bool:
+    for name, wanted in expected.items():
+        given = got[name]
+        if wanted.shape != given.shape:
+            return False
+        if np.issubdtype(wanted.dtype, np.floating):
+            if not np.allclose(given, wanted, ROUNDING_RELATIVE, ROUNDING_ABSOLUTE, equal_nan=True):
+                return False
+        elif not np.array_equal(wanted, given):
+            return False
+    return True
+
+
+def refusals(judged: Judged, tolerance: float, by_mean: bool) -> list[str]:
+    """Returns why a candidate that was measured is not kept, each reason with its figure; nothing: it is kept."""
+    agreement, found = judged.agreement, []
+    least = 1 - tolerance
+    if agreement is not None and not judged.same:
+        if agreement.mean < least:
+            found.append(f"its agreement is {agreement}, and {least:.4g} is asked for (tolerance {tolerance:g})")
+        elif not by_mean and agreement.low < least:
+            needed = frames_needed(least) if tolerance else 0
+            more = f"{needed} frames that all agree would do" if needed > agreement.count else "more frames may do"
+            found.append(
+                f"its agreement may be as low as {agreement.low:.4f}: {agreement}, and {least:.4g} is asked for "
+                f"(tolerance {tolerance:g}); {more}, or take the mean (--judge mean)"
+            )
+    slow = {size: times for size, times in judged.times.items() if times.ratio_low <= 1}
+    if slow:
+        size, times = next(iter(slow.items()))
+        found.append(
+            f"it is not faster: {times.ratio:.2f} times as fast in batches of {size}, "
+            f"{times.ratio_low:.2f} in a quarter of the rounds; {_both(times)}"
+        )
+    return found
+
+
+def _both(times: Compared) -> str:
+    return f"{times.spread_ms(times.candidate_ns)}, the original {times.spread_ms(times.original_ns)}"

@@ -1,0 +1,254 @@
+"""`duly models optimize` from its frames to the new version."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import median
+
+from duly.agreement.choose import measure_of
+from duly.agreement.interval import Interval
+from duly.agreement.measures import Measure, Outputs
+from duly.models.repository import ModelVersion
+from duly.models.spec import Signature, Variant
+from duly.models.version_settings import with_settings
+from duly_learn.frames.frame import LearnFrame
+from duly_learn.frames.places import NoFrames, frames_from
+from duly_learn.frames.split import split
+from duly_learn.graphs.describe import size_bytes
+from duly_learn.optimize.existing import Existing
+from duly_learn.optimize.judge import Bench, joules_of, judge
+from duly_learn.optimize.judged import Judged
+from duly_learn.optimize.step import Candidate, OptimizeSource, Refused, Step
+from duly_learn.optimize.write import NewVariant, alone, check_free, next_number, write_version
+from duly_learn.running.model import FrameRefused, NotRunning, Refusal, RunningModel, running
+
+ORIGINAL = "original"
+"""The name of the original among the variants, where it has none of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be done."""
+
+    version: ModelVersion
+    places: Sequence[Path]
+    steps: Sequence[Step]
+    tolerance: float
+    seed: int = 0
+    held_out: float = 0.3
+    """The share of the frames that judges."""
+    frames_max: int = 1000
+    by_mean: bool = False
+    threads: int = 1
+    number: int | None = None
+    """That of the new version; None: the next one."""
+    topic: str = ""
+
+
+@dataclass(slots=True)
+class Found:
+    """What came of it."""
+
+    asked: Asked
+    measure: Measure
+    signature: Signature
+    """What frames hold and answers give, with the names of classes."""
+    original: Judged
+    no_joules: str
+    """Why joules are not known, or what is not among them; empty: nothing is missing."""
+    calibration: int
+    """Number of frames that candidates were fitted to."""
+    held_out: list[LearnFrame]
+    expected: list[Outputs]
+    """What the original gave for each held-out frame."""
+    candidates: list[Judged] = field(default_factory=list)
+    variants: list[NewVariant] = field(default_factory=list)
+    """Those of the new version, the most accurate first; none: nothing was kept, and no version was written."""
+    number: int = 0
+    """That of the new version; 0: none was written."""
+
+
+def optimize(asked: Asked, told: Callable[[str], None]) -> Found:
+    """Makes candidates, judges them, and writes a new version of those that are kept. `told` hears what happens.
+
+    Raises:
+        LearnError: there are no frames that fit, the version cannot be run, somebody else optimises the same model, or
+            the new version cannot be written.
+        NoMeasure: `[task]` asks for a measure that does not fit the model.
+        OSError: a place cannot be read, or there is no room to work in.
+    """
+    version = asked.version
+    with ExitStack() as stack:
+        stack.enter_context(alone(version.model_folder))
+        if asked.number is not None:
+            check_free(version.model_folder, asked.number)
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="duly-optimize-"))).resolve()
+        original = stack.enter_context(running(version, threads=asked.threads))
+        measure = measure_of(version.config.task, original.signature)
+        told(f"{version.key}: answers are compared by {measure.name}")
+        calibration, answers, held_out, expected = _frames(asked, original, told)
+        told(f"{len(calibration)} frames to fit to, {len(held_out)} held out")
+        alone_variant = version.config.variants[0]
+        one = replace(version, config=version.config.model_copy(update={"variants": (alone_variant,)}))
+        source = OptimizeSource(
+            one,
+            version.folder / alone_variant.file,
+            original.signature,
+            calibration,
+            answers,
+            measure,
+            asked.tolerance,
+            asked.seed,
+            asked.threads,
+        )
+        bench = Bench(source, original, original.signature, held_out, expected, asked.by_mean)
+        as_it_is, no_joules = _as_it_is(source, original, held_out)
+        found = Found(asked, measure, original.signature, as_it_is, no_joules, len(calibration), held_out, expected)
+        base = _tried(found, bench, work, told)
+        _choose(found, base, original.signature.stateful)
+        if found.variants:
+            number = asked.number or next_number(version.model_folder)
+            settings = base.candidate.settings if base is not None and base.candidate is not None else {}
+            write_version(version, number, found.variants, settings, _made(found), asked.threads)
+            found.number = number
+        return found
+
+
+def _frames(
+    asked: Asked, original: RunningModel, told: Callable[[str], None]
+) -> tuple[list[LearnFrame], list[Outputs], list[LearnFrame], list[Outputs]]:
+    """Returns the frames to fit to and those held out, each with what the original gives for them. Frames for which it
+    gives nothing are left out.
+    """
+    frames = frames_from(asked.places, original.signature, asked.frames_max, asked.seed, asked.topic, told)
+    sides: list[tuple[list[LearnFrame], list[Outputs]]] = []
+    reasons: list[str] = []
+    for side in split(frames, asked.held_out, asked.seed):
+        outcomes = original.outcomes(side)
+        reasons += [str(outcome) for outcome in outcomes if isinstance(outcome, Refusal)]
+        answered = [(f, o) for f, o in zip(side, outcomes, strict=True) if not isinstance(o, Refusal)]
+        sides.append(([frame for frame, _ in answered], [outcome for _, outcome in answered]))
+    if reasons:
+        told(f"{len(reasons)} of {len(frames)} frames are left out: {reasons[0]}")
+    if not all(side[0] for side in sides):
+        raise NoFrames(f"{asked.version.key} has no answer to {len(reasons)} of {len(frames)} frames: {reasons[0]}")
+    return (*sides[0], *sides[1])
+
+
+def _as_it_is(source: OptimizeSource, original: RunningModel, held_out: Sequence[LearnFrame]) -> tuple[Judged, str]:
+    name = source.version.config.variants[0].name
+    judged = Judged(ORIGINAL if name == "default" else name, "as it is")
+    judged.folder, judged.candidate = source.graph.parent, Candidate(source.graph.name, "as it is")
+    judged.agreement = Interval(1.0, 1.0, 1.0, len(held_out))
+    judged.same = True
+    judged.size_bytes = size_bytes(source.graph)
+    judged.warm_ns = {size: median(times) for size, times in original.times_ns.items()}
+    judged.joules, why_not = joules_of(original, held_out)
+    judged.notes = list(original.notes)
+    return judged, why_not
+
+
+def _tried(found: Found, bench: Bench, work: Path, told: Callable[[str], None]) -> Judged | None:
+    """Tries all steps. Returns the candidate whose settings the new version has; None: those of the original."""
+    version = found.asked.version
+    base: Judged | None = None
+    steps: list[Step] = [Existing(version, variant) for variant in version.config.variants[1:]]
+    taken = {step.name for step in steps} | {found.original.name}
+    for step in [*steps, *(step for step in found.asked.steps if step.name not in taken)]:
+        judged = Judged(step.name, folder=work / step.name)
+        judged.folder.mkdir()
+        found.candidates.append(judged)
+        told(f"{step.name}: is made")
+        try:
+            judged.candidate = candidate = step.make(bench.source, judged.folder)
+        except (Refused, FrameRefused, NotRunning) as error:
+            judged.refusals.append(str(error))
+        else:
+            judged.said = candidate.said
+            judged.notes += candidate.notes
+            judge(bench, judged, candidate, told)
+            if judged.kept and candidate.settings:
+                base = judged
+                bench = _on(bench, judged, candidate)
+        told(f"{step.name}: {'kept' if judged.kept else '; '.join(judged.refusals)}")
+    return base
+
+
+def _on(bench: Bench, judged: Judged, candidate: Candidate) -> Bench:
+    """Has all further candidates made of this one, since it needs settings that they then have, too."""
+    version = bench.source.version
+    variants = (Variant(name=judged.name, file=candidate.file),)
+    config = with_settings(version.config, candidate.settings).model_copy(update={"variants": variants})
+    version = replace(version, folder=judged.folder, config=config)
+    source = replace(bench.source, version=version, graph=judged.folder / candidate.file)
+    return replace(bench, source=source, signature=None)
+
+
+def _choose(found: Found, base: Judged | None, stateful: bool) -> None:
+    """Fills in the variants of the new version, and says of candidates that are within the tolerance, and are none of
+    them, why not.
+    """
+    kept = sorted((each for each in found.candidates if each.kept), key=lambda each: (-_accuracy(each), -each.speed_up))
+    if base is not None:
+        for each in kept[:]:
+            if found.candidates.index(each) < found.candidates.index(base):
+                each.refusals.append(f"it takes what {found.asked.version.key} takes, and {base.name} something else")
+                kept.remove(each)
+    if not kept:
+        return
+    if stateful:
+        fastest = max(kept, key=lambda each: each.speed_up)
+        for each in kept:
+            if each is not fastest:
+                each.refusals.append(
+                    f"a model that keeps state has one variant, and {fastest.name} is {fastest.speed_up:.2f} times as "
+                    f"fast as the original, this {each.speed_up:.2f} times"
+                )
+        chosen = [fastest]
+    else:
+        chosen = [] if base is not None or any(each.same for each in kept) else [found.original]
+        for each in kept:
+            beaten = [other for other in chosen if other.speed_up >= each.speed_up]
+            if beaten:
+                better = beaten[0]
+                each.refusals.append(
+                    f"it is of no use beside {better.name}, which agrees at least as much and is {better.speed_up:.2f} "
+                    f"times as fast as the original, this {each.speed_up:.2f} times"
+                )
+            else:
+                chosen.append(each)
+    found.variants = [
+        NewVariant(each.name, each.folder, each.candidate.file, _accuracy(each))
+        for each in chosen
+        if each.candidate is not None
+    ]
+
+
+def _accuracy(judged: Judged) -> float:
+    return judged.agreement.mean if judged.agreement is not None else 0.0
+
+
+def _made(found: Found) -> dict[str, object]:
+    asked = found.asked
+    return {
+        "from": asked.version.key,
+        "frames": {"fitted": found.calibration, "held_out": len(found.held_out)},
+        "measure": found.measure.name,
+        "tolerance": asked.tolerance,
+        "compared": "mean" if asked.by_mean else "lower end of the 95 % confidence interval",
+        "seed": asked.seed,
+        "candidates": [
+            {
+                "name": each.name,
+                "said": each.said,
+                "kept": each.kept,
+                "refusals": each.refusals,
+                "agreement": None if each.agreement is None else asdict(each.agreement),
+                "times_as_fast": {str(size): round(times.ratio, 3) for size, times in each.times.items()},
+                "size_bytes": each.size_bytes,
+            }
+            for each in [found.original, *found.candidates]
+        ],
+    }

@@ -1,0 +1,189 @@
+"""The whole learner on a store: a shift is seen, learnt and recovered from; wrong labels and faults change nothing."""
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from duly.models.repository import Repository
+from duly_learn.learner.main import InUse
+from tests.learn.concepts import FRAUD, INTRUSION, Concepts
+from tests.learn.learner.made import TOML, Driven, Lie, Stream, put_model, versions_of
+
+
+class Place:
+    """A repository and a store with one model."""
+
+    def __init__(self, folder: Path, concepts: Concepts = FRAUD, toml: str = TOML) -> None:
+        self.models, self.store = folder / "models", folder / "store"
+        self.store.mkdir(parents=True)
+        self.model = put_model(self.models, concepts, toml)
+        self.stream = Stream(self.store, self.model, concepts)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+@pytest.mark.parametrize("concepts", [FRAUD, INTRUSION])
+def test_a_shift_is_seen_learnt_and_recovered_from(tmp_path: Path, concepts: Concepts) -> None:
+    place = Place(tmp_path, concepts)
+    driven = Driven(place.models, place.store)
+    before = place.stream.send(400, 0)
+    driven.go_on()
+    assert versions_of(place.model) == [1]
+    shifted = place.stream.send(150, 1)
+    driven.go_on()
+    (drift,) = [line for line in driven.told.of("drift") if line["signal"] == "errors"]
+    assert 400 < int(str(drift["at"])) <= 550
+    for _ in range(4):
+        place.stream.send(200, 1)
+        driven.go_on()
+    after = place.stream.send(300, 1)
+    assert shifted < before - 0.2
+    assert (after - shifted) / (before - shifted) >= 0.9
+    learned = json.loads((place.model / str(versions_of(place.model)[-1]) / "learned.json").read_text())
+    assert learned["figures"]["held_out"] >= 40
+    versions, problems = Repository(place.models).scan()
+    assert len(versions) == len(versions_of(place.model)) >= 2
+    assert not problems
+
+
+class Random(Lie):
+    def __call__(
+        self, random: np.random.Generator, numbers: np.ndarray, labels: np.ndarray, sources: Sequence[str]
+    ) -> np.ndarray:
+        return random.integers(0, 2, len(labels))
+
+
+class Flipped(Lie):
+    def __call__(
+        self, random: np.random.Generator, numbers: np.ndarray, labels: np.ndarray, sources: Sequence[str]
+    ) -> np.ndarray:
+        return 1 - labels
+
+
+class OneClientsFlips(Lie):
+    """One of four clients says that its frauds are none."""
+
+    def __call__(
+        self, random: np.random.Generator, numbers: np.ndarray, labels: np.ndarray, sources: Sequence[str]
+    ) -> np.ndarray:
+        own = np.array([source == "bank-1" for source in sources])
+        return np.where(own & (labels == 1), 0, labels)
+
+
+@pytest.mark.parametrize(
+    ("lie", "count"),
+    [
+        (Random(), 100),
+        (Flipped(), 100),
+        (OneClientsFlips(), 400),
+        pytest.param(Random(), 400, marks=pytest.mark.thorough),
+        pytest.param(Flipped(), 400, marks=pytest.mark.thorough),
+        pytest.param(OneClientsFlips(), 800, marks=pytest.mark.thorough),
+    ],
+)
+def test_poisoned_labels_are_not_promoted(place: Place, lie: Lie, count: int) -> None:
+    """Of a window of 800 labels 10 to 50 % are wrong, or one client's frauds all along."""
+    driven = Driven(place.models, place.store)
+    place.stream.send(400, 0)
+    driven.go_on()
+    for _ in range(count // 100):
+        place.stream.send(100, 0, lie)
+        driven.go_on()
+    for _ in range(2):
+        place.stream.send(200, 0)
+        driven.go_on()
+    assert versions_of(place.model) == [1]
+    assert place.stream.send(200, 0) > 0.95
+
+
+def test_the_same_store_and_seed_make_the_same_bytes(tmp_path: Path) -> None:
+    place = Place(tmp_path / "a")
+    place.stream.send(400, 1)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    for name in ("a", "b"):
+        driven = Driven(tmp_path / name / "models", tmp_path / name / "store")
+        driven.go_on()
+        assert [line["result"] for line in driven.told.of("attempt")] == ["published"], driven.told.lines
+    first, second = ((tmp_path / name / "models" / "fraud" / "2" / "model.onnx").read_bytes() for name in ("a", "b"))
+    assert first == second
+
+
+def test_two_learners_on_one_store_are_told_so(place: Place) -> None:
+    driven = Driven(place.models, place.store)
+    with pytest.raises(InUse, match="another learner works on this store"):
+        Driven(place.models, place.store)
+    driven.go_on()
+
+
+def test_labels_that_name_no_class_are_counted_and_no_more(place: Place) -> None:
+    class Odd(Lie):
+        def __call__(
+            self, random: np.random.Generator, numbers: np.ndarray, labels: np.ndarray, sources: Sequence[str]
+        ) -> np.ndarray:
+            return labels + 7
+
+    driven = Driven(place.models, place.store)
+    place.stream.send(350, 0, Odd())
+    driven.go_on()
+    state = driven.told.of("state")[-1]
+    assert (state["labels"], state["unusable_labels"]) == (0, 350)
+    assert driven.told.of("attempt") == []
+
+
+COMMAND = """
+import json, shutil, sys
+from pathlib import Path
+job = Path(sys.argv[-1])
+told = json.loads((job / "frames.json").read_text())
+assert len(told) > 200 and {"label", "weight", "old"} == told[0].keys()
+assert json.loads((job / "job.json").read_text())["version"] == "1"
+shutil.copy(job / "better.onnx" if (job / "better.onnx").exists() else job / "from" / "model.onnx", job / "out")
+"""
+
+
+def with_command(*words: str, more: str = "") -> str:
+    return TOML.replace("[learning]", f"[learning]\ncommand = {json.dumps([sys.executable, '-c', *words])}\n{more}", 1)
+
+
+@pytest.mark.parametrize(
+    ("program", "more", "result", "told"),
+    [
+        (COMMAND, "", "refused", "a gain of 0.0%"),
+        ("import sys; sys.exit('no GPU today')", "", "failed", "exit status 1; its last lines: no GPU"),
+        ("import os; os.kill(os.getpid(), 9)", "", "failed", "the trainer failed: killed by SIGKILL"),
+        ("while True: pass", "train_s_max = 0.5", "failed", "the trainer was not done after 0.5 s"),
+        ("x = bytearray(1 << 30)", "train_bytes_max = 200000000", "failed", "MemoryError"),
+        ("print('done')", "", "failed", "has not made out/model.onnx"),
+        ("import sys; open(sys.argv[-1] + '/out/model.onnx', 'w').write('x')", "", "failed", "fraud/2"),
+    ],
+)  # fmt: skip
+def test_the_users_command_is_held_to_its_bounds(
+    tmp_path: Path, program: str, more: str, result: str, told: str
+) -> None:
+    place = Place(tmp_path, toml=with_command(program, more=more))
+    place.stream.send(400, 1)
+    driven = Driven(place.models, place.store, commands=True)
+    driven.go_on()
+    (ended,) = driven.told.of("attempt")
+    assert ended["result"] == result, ended
+    assert told in str(ended["text"]), ended
+    assert versions_of(place.model) == [1]
+
+
+def test_a_command_that_the_server_does_not_allow_is_not_run(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    place = Place(tmp_path, toml=with_command(f"open({str(marker)!r}, 'w')"))
+    place.stream.send(400, 1)
+    driven = Driven(place.models, place.store)
+    driven.go_on()
+    (ended,) = driven.told.of("attempt")
+    assert "set learn_commands" in str(ended["text"])
+    assert not marker.exists()

@@ -1,0 +1,211 @@
+"""The process that writes samples, as the server has it: whatever becomes of it, nobody waits, and nothing is lost
+uncounted.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from duly.runtime.tasks import watch_over
+from duly.sampling import link as module
+from duly.sampling import wire
+from duly.sampling.limits import DrawnLimits, StoreLimits, WriterSettings
+from duly.sampling.link import WriterLink
+from duly.sampling.sample import form_meta, frame_meta
+from duly.sampling.store import read
+from duly.sampling.wire import Joined
+from tests.sampling.made import sample
+
+GIB = 1 << 30
+
+
+class Bench:
+    def __init__(self, folder: Path) -> None:
+        settings = WriterSettings("auto", str(folder), DrawnLimits(GIB, 100), str(folder), StoreLimits(GIB, 1e6))
+        self.link = WriterLink(settings)
+        self.sent = 0
+
+    def keep(self, frame_id: int) -> None:
+        """Hands over a frame that is to be kept in both places."""
+        kept = sample(frame_id)
+        tensors = [(name, list(array.shape), array.nbytes) for name, array in kept.arrays.items()]
+        body = {"form": form_meta(kept.form), "frame": frame_meta(kept), "tensors": tensors, "store": True}
+        body |= {"group": "s-1", "place": frame_id}
+        data = [array.tobytes() for array in kept.arrays.values()]
+        size_bytes = sum(map(len, data))
+        self.link.send(wire.encoded(wire.FRAME, body, size_bytes), data, size_bytes, 2)
+        self.sent += 2
+
+    def label(self, frame_id: int, number: int) -> "asyncio.Future[list[tuple[Joined, str]]] | None":
+        item = {"stream": "s-1", "frame_id": frame_id, "weight": 1.0, "source": "", "sizes": [8]}
+        item["tensors"] = [("label", "INT64", [])]
+        body = {"principal": "somebody", "any_stream": False, "models": ["*"], "items": [item]}
+        return self.link.ask(body, [number.to_bytes(8, "little")], 8)
+
+    @property
+    def accounted(self) -> int:
+        counts = self.link.counts
+        return sum(counts.written.values()) + sum(counts.dropped.values())
+
+    @property
+    def pid(self) -> int:
+        """The process, once it is there; 0: it is not."""
+        mine = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+        found = [int(pid) for pid in mine if b"duly.sampling.main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return found[0] if found else 0
+
+
+@asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[Bench]:
+    bench = Bench(folder)
+    task = watch_over("writer", bench.link.run)
+    try:
+        yield bench
+    finally:
+        await bench.link.close(task)
+        assert not bench.pid
+
+
+async def until(there: Callable[[], object]) -> None:
+    while not there():
+        await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that ended is started again at once."""
+    monkeypatch.setattr(module, "BACK_OFF_SECONDS", 0.01)
+    monkeypatch.setattr(module, "BACK_OFF_SECONDS_MAX", 0.05)
+
+
+async def test_what_is_handed_over_is_written_by_the_end(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        await until(lambda: bench.link.is_there)
+        for frame_id in range(50):
+            bench.keep(frame_id)
+    assert bench.link.counts.written == {"m": 100}
+    assert not bench.link.counts.dropped
+    assert [each.frame_id for each in read(tmp_path)] == list(range(50))
+
+
+async def test_it_is_confined_and_gets_what_is_left_over(tmp_path: Path) -> None:
+    async with running(tmp_path) as bench:
+        await until(lambda: bench.link.is_there)
+        bench.keep(1)
+        await until(lambda: bench.link.counts.written["m"] >= 1)
+        check_confined(bench.pid)
+
+
+def check_confined(pid: int) -> None:
+    assert os.sched_getscheduler(pid) == os.SCHED_IDLE
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    assert status["NoNewPrivs"].strip() == "1"
+    assert status["Seccomp"].strip() == "2"
+    assert status["Threads"].strip() == "1"
+    assert Path(f"/proc/{pid}/comm").read_text().startswith("duly samples")
+    links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+    assert not [link for link in links if link.startswith("/") and link != "/dev/null"], "no file stays open"
+
+
+@pytest.mark.parametrize("step", range(8))
+async def test_killed_at_any_step_it_is_replaced_and_everything_is_accounted_for(
+    tmp_path: Path, quick: None, step: int
+) -> None:
+    async with running(tmp_path) as bench:
+        await until(lambda: bench.pid)
+        asked = None
+        match step:
+            case 0:  # before it is ready
+                bench.keep(0)
+            case 1:  # frames wait in the queue, and half of one is on its way
+                for frame_id in range(3000):
+                    bench.keep(frame_id)
+                while bench.link._queue and not isinstance(bench.link._queue[0], memoryview):
+                    await asyncio.sleep(0)
+            case 2:  # frames were taken, and wait for others to be written with
+                for frame_id in range(20):
+                    bench.keep(frame_id)
+                await until(lambda: bench.link.counts.written["m"] >= 20)
+            case 3:  # labels wait to be written
+                bench.keep(0)
+                await until(lambda: bench.link.counts.written["m"] >= 1)
+                asked = bench.label(0, 1)
+                await until(lambda: not bench.link._queue)
+            case 4:  # it is stopped, and takes nothing
+                await until(lambda: bench.link.is_there)
+                os.kill(bench.pid, signal.SIGSTOP)
+                for frame_id in range(200):
+                    bench.keep(frame_id)
+                asked = bench.label(0, 1)
+            case 5:  # nothing happens
+                await until(lambda: not bench.link._queue)
+            case _:  # somewhere in the middle of writing
+                for frame_id in range(400):
+                    bench.keep(frame_id)
+                await until(lambda: bench.link.counts.written["m"] >= 40 * step)
+        os.kill(bench.pid, signal.SIGKILL)
+        await until(lambda: bench.link.counts.restarts)
+        assert bench.accounted == bench.sent
+        if asked is not None:
+            await asyncio.wait([asked])
+            assert asked.cancelled(), "nobody knows what became of it"
+        await until(lambda: bench.link.is_there)
+        before = bench.link.counts.written["m"]
+        for frame_id in (9000, 9001):
+            bench.keep(frame_id)
+        await until(lambda: bench.link.counts.written["m"] >= before + 4)
+        asked = bench.label(9000, 1)
+        assert asked is not None
+        assert (await asked)[0][0] is Joined.JOINED
+    broken: list[Path] = []
+    kept = {each.frame_id: each for each in read(tmp_path, lambda path, reason: broken.append(path))}
+    assert not broken
+    assert kept.keys() >= {9000, 9001}
+    assert kept[9000].labels == {"label": 1}
+    assert all(np.array_equal(each.inputs["x"], np.full(4, each.frame_id)) for each in kept.values())
+
+
+async def test_a_queue_that_is_full_drops_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "QUEUE_BYTES_MAX", 20_000)
+    async with running(tmp_path) as bench:
+        await until(lambda: bench.link.is_there and not bench.link._queue)
+        os.kill(bench.pid, signal.SIGSTOP)
+        most = 0
+        for frame_id in range(2000):
+            bench.keep(frame_id)
+            if frame_id % 10 == 0:
+                await asyncio.sleep(0)
+            most = max(most, bench.link._queued_bytes)
+        assert most <= 20_000
+        assert bench.link.counts.dropped["queue_full"] > 1000
+        assert bench.label(1, 1) is None or bench.link._queued_bytes <= 20_000
+        os.kill(bench.pid, signal.SIGCONT)
+        await until(lambda: bench.accounted == bench.sent)
+    assert 0 < len(list(read(tmp_path))) < 2000
+
+
+async def test_it_takes_no_word_that_makes_no_sense_of_the_process(tmp_path: Path, quick: None) -> None:
+    async with running(tmp_path) as bench:
+        await until(lambda: bench.link.is_there)
+        for said in (wire.encoded(wire.STATUS, {}), wire.HEAD.pack(wire.READY, 1 << 31, 0), b""):
+            restarts = bench.link.counts.restarts
+            bench.link._messages.feed(said)
+            if not said:
+                bench.link._messages.feed(wire.encoded(wire.ANSWERS, {"call": "x", "answers": 3}))
+            bench.link._hear_all()
+            await until(lambda restarts=restarts: bench.link.counts.restarts > restarts)  # type: ignore[misc]
+            await until(lambda: bench.link.is_there)
+
+
+async def test_frames_before_the_process_is_there_are_counted(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.keep(1)
+    assert bench.link.counts.dropped == {"writer_down": 2}
+    assert bench.label(1, 1) is None
+    bench.link.tell(wire.ENDED, {})

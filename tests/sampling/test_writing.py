@@ -1,0 +1,349 @@
+"""What the process that writes samples does with messages: what is on the disk then, and what the server hears."""
+
+import os
+import random
+import resource
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from duly.sampling import wire
+from duly.sampling.limits import SEGMENT_FRAMES_MAX, DrawnLimits, StoreLimits, WriterSettings
+from duly.sampling.sample import Form, Sample, form_meta, frame_meta
+from duly.sampling.segments import ModelStore
+from duly.sampling.store import read, segment_numbers
+from duly.sampling.wire import Joined
+from duly.sampling.writing import FolderGone, Writing
+from tests.sampling.conftest import Mount
+from tests.sampling.made import same, sample
+
+MIB = 1 << 20
+DRAWN, STORE = DrawnLimits(MIB, 4), StoreLimits(2 * MIB, 1000.0)
+
+
+class Desk:
+    """A writer and who talks to it, as a server would."""
+
+    def __init__(
+        self,
+        drawn: Path | None = None,
+        store: Path | None = None,
+        drawn_limits: DrawnLimits = DRAWN,
+        store_limits: StoreLimits = STORE,
+    ) -> None:
+        self.settings = WriterSettings("off", str(drawn or ""), drawn_limits, str(store or ""), store_limits)
+        self.now_s, self.unix_s = 50.0, 1_000_000.0
+        self.heard: list[tuple[int, dict[str, Any]]] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """As after a start of the process."""
+        say = lambda kind, body: self.heard.append((kind, body))  # noqa: E731
+        self.writing = Writing(self.settings, say, self.now_s, self.unix_s)
+
+    def pass_s(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.unix_s += seconds
+        self.writing.look(self.now_s, self.unix_s)
+
+    def tell(self, kind: int, body: dict[str, Any], data: bytes = b"") -> bool:
+        messages = wire.Messages()
+        whole = wire.encoded(kind, body, len(data)) + data
+        for at in range(0, len(whole), 1000):
+            messages.feed(whole[at : at + 1000])
+        message = messages.next()
+        assert message is not None
+        assert messages.next() is None
+        return self.writing.take(self.now_s, self.unix_s, *message)
+
+    def keep(self, kept: Sample, group: str = "", place: int = 0, *, store: bool = False) -> None:
+        tensors = [(name, list(array.shape), array.nbytes) for name, array in kept.arrays.items()]
+        body = {"form": form_meta(kept.form), "frame": frame_meta(kept), "tensors": tensors, "store": store}
+        if group:
+            body |= {"group": group, "place": place}
+        self.tell(wire.FRAME, body, b"".join(array.tobytes() for array in kept.arrays.values()))
+
+    def label(self, *items: tuple[str, int, int], principal: str = "somebody", **more: Any) -> None:
+        """Sends labels: (stream, frame id, class)."""
+        told = [
+            {
+                "stream": stream,
+                "frame_id": frame_id,
+                "tensors": [("label", "INT64", [])],
+                "sizes": [8],
+                "weight": 1.0,
+                "source": "",
+            }
+            for stream, frame_id, _ in items
+        ]
+        body = {"call": 7, "principal": principal, "any_stream": False, "models": ["*"], "items": told} | more
+        self.tell(wire.LABELS, body, b"".join(number.to_bytes(8, "little") for *_, number in items))
+
+    def answers(self) -> list[Joined]:
+        """What became of the labels of the last message."""
+        ((_, body),) = [each for each in self.heard if each[0] == wire.ANSWERS][-1:]
+        assert body["call"] == 7
+        return [Joined(number) for number, _ in body["answers"]]
+
+    def status(self) -> dict[str, Any]:
+        """What was written and what not, as last heard."""
+        self.pass_s(1)
+        return [body for kind, body in self.heard if kind == wire.STATUS][-1]
+
+
+def test_frames_of_a_group_take_the_places_that_they_are_drawn_for(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    kept = [sample(nth) for nth in range(3)]
+    for each, place in zip(kept, (0, 1, 0), strict=True):
+        desk.keep(each, "a-1", place)
+    assert [each.frame_id for each in read(tmp_path)] == [1, 2]
+    assert same(next(read(tmp_path)), kept[1])
+    assert desk.status() == {"written": {"m": 3}, "dropped": {}, "problem": "", "bytes": {"samples": 8192, "store": 0}}
+
+
+def test_groups_that_ended_give_way_and_those_that_go_on_do_not(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, drawn_limits=DrawnLimits(MIB, 2))
+    for nth, group in enumerate(("a-1", "a-2", "a-3", "a-2")):
+        desk.keep(sample(nth, stream=group), group, nth)
+    assert desk.status()["dropped"] == {"full": 1}
+    assert {each.stream for each in read(tmp_path)} == {"a-1", "a-2"}
+    desk.tell(wire.ENDED, {"model": "m", "group": "a-2"})
+    desk.tell(wire.ENDED, {"model": "m", "group": "unknown"})
+    desk.keep(sample(9, stream="a-3"), "a-3", 0)
+    assert {each.stream for each in read(tmp_path)} == {"a-1", "a-3"}
+    desk.begin()  # whatever is from before has ended
+    desk.keep(sample(10, stream="b-1"), "b-1", 0)
+    desk.keep(sample(11, stream="b-2"), "b-2", 0)
+    assert {each.stream for each in read(tmp_path)} == {"b-1", "b-2"}
+    assert len(list((tmp_path / "m" / "samples").iterdir())) == 2, "no empty folders are left"
+
+
+def test_samples_take_no_more_than_they_may(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, drawn_limits=DrawnLimits(10 * 4096, 100))
+    rng = random.Random(5)
+    for nth in range(200):
+        group = f"a-{nth // 7}"
+        desk.keep(sample(nth, stream=group), group, rng.randrange(4))
+        if nth % 7 == 6:
+            desk.tell(wire.ENDED, {"model": "m", "group": group})
+        taken = sum(4096 * -(-path.stat().st_size // 4096) for path in tmp_path.rglob("*.npz"))
+        assert taken <= 10 * 4096
+    status = desk.status()
+    assert status["bytes"]["samples"] == taken
+    assert status["written"]["m"] + status["dropped"].get("full", 0) == 200
+
+
+def test_a_frame_waits_for_others_and_no_longer_than_a_moment(tmp_path: Path) -> None:
+    desk = Desk(store=tmp_path)
+    for nth in range(3):
+        desk.keep(sample(nth), store=True)
+    assert not list(tmp_path.rglob("*.npz"))
+    assert 0 < desk.writing.due_in_s(desk.now_s) <= 2
+    desk.pass_s(2.1)
+    assert [each.frame_id for each in read(tmp_path)] == [0, 1, 2]
+    for nth in range(3, 3 + SEGMENT_FRAMES_MAX):
+        desk.keep(sample(nth), store=True)
+    assert segment_numbers(tmp_path / "m" / "frames") == [1, 2], "a full one waits for nothing"
+    other = sample(900, form=Form("m", "2", {"input.x": "FP32", "output.y": "FP32"}, {"y": (3,)}))
+    desk.keep(sample(800), store=True)
+    desk.keep(other, store=True)
+    assert segment_numbers(tmp_path / "m" / "frames") == [1, 2, 3], "frames of another version begin another"
+    assert not desk.tell(wire.STOP, {})
+    assert same(next(each for each in read(tmp_path) if each.frame_id == 900), other)
+
+
+def test_labels_find_their_frames_wherever_these_are(tmp_path: Path) -> None:
+    desk = Desk(store=tmp_path)
+    desk.keep(sample(1), store=True)
+    desk.pass_s(3)
+    desk.keep(sample(2, pieces=(("s-1", 2), ("t-1", 20))), store=True)
+    desk.label(("s-1", 1, 0), ("t-1", 20, 1), ("s-1", 3, 1))
+    assert not [kind for kind, _ in desk.heard if kind == wire.ANSWERS], "they are not on the disk yet"
+    desk.pass_s(0.3)
+    assert desk.answers() == [Joined.JOINED, Joined.JOINED, Joined.UNKNOWN_FRAME]
+    desk.pass_s(3)
+    desk.begin()
+    desk.label(("s-1", 2, 5))
+    desk.pass_s(0.3)
+    assert desk.answers() == [Joined.JOINED]
+    assert [(each.frame_id, each.labels) for each in read(tmp_path)] == [(1, {"label": 0}), (2, {"label": 5})]
+
+
+def test_nobody_labels_frames_of_others_unless_he_may(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.keep(sample(1), "s-1", 0)
+    for more, expected in (
+        ({"principal": "other"}, Joined.UNKNOWN_FRAME),
+        ({"principal": "other", "any_stream": True, "models": ["n", "o*"]}, Joined.UNKNOWN_FRAME),
+        ({"models": ["n"]}, Joined.UNKNOWN_FRAME),
+        ({"principal": "other", "any_stream": True, "models": ["n", "m*"]}, Joined.JOINED),
+    ):
+        desk.label(("s-1", 1, 1), **more)
+        assert desk.answers() == [expected], more
+    (kept,) = read(tmp_path)
+    assert kept.labelled is not None
+    assert kept.labelled.principal == "other"
+
+
+def test_the_store_is_bounded_by_bytes_frames_and_age(tmp_path: Path) -> None:
+    limits = StoreLimits(40 * 4096, 100.0, frames_max=50)
+    store = ModelStore(tmp_path / "m", limits, 1000.0)
+    (tmp_path / "m").mkdir()
+    unix_s = 1000.0
+    told: Counter[bool] = Counter()
+    for nth in range(300):
+        store.put(unix_s, unix_s, sample(nth), lambda failed: told.update([failed is None]))
+        if nth % 4 == 3:
+            unix_s += 3
+            store.flush(unix_s, unix_s)
+            store.trim(unix_s)
+            files = list((tmp_path / "m" / "frames").iterdir())
+            assert len(files) <= 20
+            assert store.frames.frames <= 50
+            assert store._remembered <= 50 + 2 * SEGMENT_FRAMES_MAX
+    assert told == {True: 300}
+    assert store.find(("s-1", 299)) is not None
+    assert store.find(("s-1", 1)) is None
+    store.trim(unix_s + 99)
+    assert store.find(("s-1", 299)) is not None
+    store.trim(unix_s + 101)
+    assert store.find(("s-1", 299)) is None
+    assert store.bytes == 0
+
+
+def test_a_full_disk_costs_what_was_to_be_written_and_no_more(small_disk: tuple[Path, Mount]) -> None:
+    folder, _ = small_disk
+    desk = Desk(folder, folder, drawn_limits=DrawnLimits(1 << 40, 100), store_limits=StoreLimits(1 << 40, 1e6))
+    desk.keep(sample(0, stream="s-0"), "s-0", 0, store=True)
+    desk.pass_s(3)
+    ballast = folder / "ballast"
+    with pytest.raises(OSError, match="No space left"):
+        ballast.write_bytes(bytes(MIB))
+    for nth in (1, 2):
+        desk.keep(sample(nth), "s-1", nth, store=True)
+        desk.pass_s(3)
+    status = desk.status()
+    assert status["dropped"] == {"no_space": 4}
+    assert status["problem"] == "No space left on device"
+    desk.label(("s-0", 0, 1))
+    desk.pass_s(1)
+    assert desk.answers() == [Joined.NOT_KEPT]
+    ballast.unlink()
+    desk.label(("s-0", 0, 1))
+    desk.keep(sample(3), "s-1", 3, store=True)
+    desk.pass_s(3)
+    assert desk.answers() == [Joined.JOINED]
+    assert desk.status()["problem"] == ""
+    assert [(each.frame_id, len(each.labels)) for each in read(folder)] == [(0, 1), (3, 0)]
+    assert not list(folder.rglob("*.half"))
+
+
+def test_a_read_only_disk_is_named(small_disk: tuple[Path, Mount]) -> None:
+    folder, mount = small_disk
+    desk = Desk(folder, folder)
+    mount("ro")
+    desk.keep(sample(1), "s-1", 0, store=True)
+    desk.pass_s(3)
+    assert (desk.status()["dropped"], desk.status()["problem"]) == ({"not_writable": 2}, "Read-only file system")
+    mount("rw")
+    desk.keep(sample(2), "s-1", 0, store=True)
+    desk.pass_s(3)
+    assert [each.frame_id for each in read(folder)] == [2]
+
+
+def test_a_file_may_be_no_larger_than_the_process_may_write(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        desk.keep(sample(1), "s-1", 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert desk.status()["dropped"] == {"no_space": 1}
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_a_folder_that_is_gone_or_another_one_ends_the_process(tmp_path: Path) -> None:
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    desk = Desk(folder)
+    folder.rmdir()
+    desk.keep(sample(1), "s-1", 0)
+    with pytest.raises(FolderGone):
+        desk.pass_s(1)
+    assert desk.heard[-1][1]["dropped"] == {"folder_gone": 1}
+    with pytest.raises(FileNotFoundError):
+        desk.begin()
+    assert not folder.exists(), "where something else is to be mounted, nothing is made"
+
+
+def test_what_was_left_half_and_what_is_broken_keeps_nobody(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, tmp_path)
+    desk.keep(sample(1), "s-1", 0, store=True)
+    desk.pass_s(3)
+    group, frames = tmp_path / "m" / "samples" / "s-1", tmp_path / "m" / "frames"
+    for half in (group / ".000001.npz.half", frames / ".000000000002.npz.half"):
+        half.write_bytes(b"half")
+    for broken in (group / "000005.npz", frames / "000000000007.npz"):
+        broken.write_bytes(b"broken")
+    (tmp_path / "notes.txt").write_text("mine")
+    desk.begin()
+    desk.label(("s-1", 1, 1))
+    desk.keep(sample(2), "s-1", 5, store=True)
+    desk.pass_s(3)
+    assert desk.answers() == [Joined.JOINED]
+    assert sorted(os.listdir(frames)) == ["000000000001.npz", "000000000007.npz", "000000000008.npz"]
+    assert sorted(os.listdir(group)) == ["000000.npz", "000005.npz"]
+    assert [each.frame_id for each in read(tmp_path)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "message", [(wire.FRAME, {}), (wire.LABELS, {"items": 3}), (wire.FRAME, {"form": {"format": 9}})]
+)
+def test_what_is_no_message_of_a_server_ends_the_process(tmp_path: Path, message: tuple[int, dict[str, Any]]) -> None:
+    desk = Desk(tmp_path)
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        desk.tell(*message)
+
+
+def test_messages_that_are_too_large_or_no_json_are_none() -> None:
+    for head in (
+        wire.HEAD.pack(wire.FRAME, wire.TEXT_BYTES_MAX + 1, 0),
+        wire.HEAD.pack(wire.FRAME, 0, wire.DATA_BYTES_MAX + 1),
+        wire.HEAD.pack(wire.FRAME, 2, 0) + b"{]",
+        wire.HEAD.pack(wire.FRAME, 2, 0) + b"[]",
+    ):
+        messages = wire.Messages()
+        messages.feed(head)
+        with pytest.raises(wire.BrokenMessage):
+            messages.next()
+    with pytest.raises(wire.BrokenMessage, match="its parts 5"):
+        wire.parts(memoryview(bytes(4)), [2, 3])
+
+
+def test_text_and_bfloat16_are_kept_as_check_samples_have_them(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    form = Form("m", "1", {"input.t": "STRING", "output.b": "BF16"}, {"b": (2,)})
+    text = b"".join(len(each).to_bytes(4, "little") + each for each in ("aä".encode(), b"", b"b"))
+    bits = np.array([0x3F80, 0x7FC0], "<u2")
+    body = {
+        "form": form_meta(form),
+        "frame": frame_meta(sample(1, form=form)),
+        "tensors": [("input.t", [3], len(text)), ("output.b", [2], 4)],
+        "store": False,
+        "group": "s-1",
+        "place": 0,
+    }
+    desk.tell(wire.FRAME, body, text + bits.tobytes())
+    (kept,) = read(tmp_path)
+    assert kept.inputs["t"].tolist() == ["aä", "", "b"]
+    assert kept.outputs["b"].tolist() == bits.tolist()
+    item = {"stream": "s-1", "frame_id": 1, "sizes": [4], "weight": 1.0, "source": ""}
+    for values, expected in (((0x3F80, 0x7FC0), Joined.INVALID), ((0x3F80, 0xBF80), Joined.JOINED)):
+        told = {"call": 7, "principal": "somebody", "any_stream": False, "models": ["*"]}
+        labels = [item | {"tensors": [("b", "BF16", [2])]}]
+        desk.tell(wire.LABELS, told | {"items": labels}, np.array(values, "<u2").tobytes())
+        assert desk.answers() == [expected]

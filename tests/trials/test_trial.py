@@ -1,0 +1,201 @@
+"""A trial from its load to its end: stages, reasons, risks; and that nothing comes after the end."""
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from duly.trials.rules import AtLimit, Rules
+from duly.trials.trial import Effect, Entered, Promote, Stage, Trial
+
+S = 1_000_000_000
+RULES = Rules(
+    agreement_min=0.95,
+    on_time_worse_max=0.02,
+    errors_max=0,
+    frames_min=100,
+    risk=0.05,
+    shadow_ns_max=1000 * S,
+    canary_ns_max=500 * S,
+)
+
+
+def begun(rules: Rules = RULES, no_shadow: str = "") -> Trial:
+    trial = Trial(rules)
+    trial.begin(0, no_shadow)
+    return trial
+
+
+def run(trial: Trial, random: Random, agreement: float, mine: float, others: float, frames: int) -> None:
+    """Goes on with the trial until it is over, or after so many frames of each kind."""
+    for now_ns in range(1, frames + 1):
+        if trial.stage.over:
+            return
+        effects = trial.compared(now_ns, float(random.random() < agreement))
+        effects += trial.other_frame(now_ns, 2, random.random() < others, same_model=True)
+        if trial.stage is Stage.CANARY:
+            effects += trial.canary_frame(now_ns, 2, random.random() < mine)
+        if any(isinstance(effect, Promote) for effect in effects):
+            trial.activated(now_ns)
+
+
+def test_a_good_candidate_goes_all_the_way() -> None:
+    trial = Trial(RULES)
+    assert trial.stage is Stage.LOADED
+    (begins,) = trial.begin(0)
+    assert isinstance(begins, Entered)
+    assert begins.stage is Stage.SHADOW
+    entered: list[Effect] = []
+    while not entered:
+        entered = trial.compared(5 * S, 1.0)
+    assert entered == [Entered(Stage.CANARY, trial.reason)]
+    assert trial.figures().frames_compared == 100, "as many as it takes, and no fewer than frames_min"
+    assert trial.reason.startswith("agreement 1.0000 (0.9"), trial.reason
+    promote: list[Effect] = []
+    while not promote:
+        trial.other_frame(6 * S, 2, on_time=True, same_model=True)
+        promote = trial.canary_frame(6 * S, 2, on_time=True)
+    (effect,) = promote
+    assert isinstance(effect, Promote)
+    assert effect.reason.endswith("2.0% less is allowed")
+    assert trial.canary_frame(7 * S, 2, on_time=True) == [], "it is asked for once"
+    assert trial.activated(8 * S) == [Entered(Stage.ACTIVE, trial.reason)]
+    assert (trial.stage, trial.began_ns) == (Stage.ACTIVE, 8 * S)
+
+
+def test_another_answer_ends_in_the_shadow() -> None:
+    trial = begun()
+    run(trial, Random(1), 0.7, 1, 1, 1000)
+    assert trial.stage is Stage.ROLLED_BACK
+    assert trial.figures().canary_frames == 0
+    assert "less than asked for" in trial.reason
+
+
+def test_a_slow_one_ends_in_the_canary() -> None:
+    trial = begun()
+    run(trial, Random(1), 1.0, 0.6, 1.0, 3000)
+    assert trial.stage is Stage.ROLLED_BACK
+    assert "worse than asked for" in trial.reason
+
+
+def test_one_at_whose_expense_others_are_served_ends_in_the_canary() -> None:
+    trial = begun(no_shadow="its model keeps state")
+    assert trial.stage is Stage.CANARY
+    trial = begun()
+    for _ in range(500):
+        trial.other_frame(1, 2, on_time=True, same_model=False)
+    while trial.stage is Stage.SHADOW:
+        trial.compared(1, 1.0)
+    for nth in range(500):
+        trial.other_frame(1, 2, on_time=nth % 3 > 0, same_model=False)
+    assert trial.stage is Stage.ROLLED_BACK
+    assert trial.reason.startswith("others suffer: 6")
+
+
+def test_errors_are_counted_and_one_too_many_ends_it() -> None:
+    trial = begun(replace(RULES, errors_max=2))
+    assert trial.failed(1, "a") == trial.failed(1, "b") == []
+    (entered,) = trial.failed(1, "no number")
+    assert entered == Entered(Stage.ROLLED_BACK, "3 frames failed, 2 are allowed; the last: no number")
+
+
+def test_the_limits_of_time() -> None:
+    trial = begun()
+    assert trial.passed(1000 * S - 1) == []
+    (entered,) = trial.passed(1000 * S)
+    assert entered == Entered(Stage.ROLLED_BACK, "nothing was proven within 1000 s: no frame was compared")
+    trial = begun(replace(RULES, at_limit=AtLimit.GO_ON))
+    (entered,) = trial.passed(1000 * S)
+    assert isinstance(entered, Entered)
+    assert entered.stage is Stage.CANARY
+    assert trial.passed(1500 * S - 1) == []
+    (promote,) = trial.passed(1500 * S)
+    assert isinstance(promote, Promote)
+    assert trial.passed(1600 * S) == []
+    assert trial.broken(1600 * S, "admission refuses it")[0] == Entered(Stage.ROLLED_BACK, "admission refuses it")
+
+
+def test_drift_ends_it_where_the_rules_say_so() -> None:
+    assert begun().drifted(1, "inputs") == []
+    (entered,) = begun(replace(RULES, drift_ends=True)).drifted(1, "inputs")
+    assert entered == Entered(Stage.ROLLED_BACK, "drift: inputs")
+
+
+@pytest.mark.parametrize("stage", [Stage.LOADED, Stage.SHADOW, Stage.CANARY])
+def test_a_person_has_the_last_word_at_any_time(stage: Stage) -> None:
+    trial = Trial(RULES)
+    if stage is not Stage.LOADED:
+        trial.begin(0, "its model keeps state" if stage is Stage.CANARY else "")
+    assert trial.stage is stage
+    (entered,) = trial.vetoed(1, "ann", "not today")
+    assert entered == Entered(Stage.VETOED, "vetoed by ann: not today")
+
+
+def test_no_agreement_is_asked_for_where_it_is_meant_to_answer_otherwise() -> None:
+    trial = begun(replace(RULES, agreement_min=0))
+    run(trial, Random(1), 0.1, 1.0, 1.0, 1000)
+    assert trial.stage is Stage.ACTIVE
+
+
+@pytest.mark.parametrize("agreement", [0.95, 0.9])
+def test_what_breaks_a_rule_is_promoted_no_more_often_than_stated(agreement: float) -> None:
+    runs, promoted = 200, 0
+    for seed in range(runs):
+        trial = begun()
+        run(trial, Random(seed), agreement, 1.0, 1.0, 700)
+        promoted += trial.stage in (Stage.ACTIVE, Stage.CANARY)
+    assert promoted <= RULES.risk * runs
+
+
+def test_what_keeps_all_rules_is_rolled_back_no_more_often_than_stated() -> None:
+    runs, rolled_back = 200, 0
+    for seed in range(runs):
+        trial = begun()
+        run(trial, Random(seed), 0.96, 0.93, 0.94, 700)
+        rolled_back += trial.stage is Stage.ROLLED_BACK
+    assert rolled_back <= RULES.risk * runs
+
+
+HAPPENS = st.sampled_from(
+    ["compared", "canary", "other", "failed", "broken", "drifted", "vetoed", "activated", "passed"]
+)
+
+
+@given(st.lists(st.tuples(HAPPENS, st.booleans(), st.integers(0, 400 * S)), max_size=60), st.sampled_from(AtLimit))
+def test_stages_go_one_way_and_nothing_comes_after_the_end(
+    happens: list[tuple[str, bool, int]], at_limit: AtLimit
+) -> None:
+    trial = begun(replace(RULES, frames_min=5, agreement_min=0.5, at_limit=at_limit, drift_ends=True, errors_max=3))
+    now_ns, promotions = 0, 0
+    for what, well, later_ns in happens:
+        before, now_ns = trial.stage, now_ns + later_ns
+        match what:
+            case "compared":
+                effects = trial.compared(now_ns, float(well))
+            case "canary":
+                effects = trial.canary_frame(now_ns, 2, well)
+            case "other":
+                effects = trial.other_frame(now_ns, 2, well, same_model=well)
+            case "failed":
+                effects = trial.failed(now_ns, "no number")
+            case "broken":
+                effects = trial.broken(now_ns, "its worker ended") if well else []
+            case "drifted":
+                effects = trial.drifted(now_ns, "inputs") if well else []
+            case "vetoed":
+                effects = trial.vetoed(now_ns, "ann", "") if well else []
+            case "activated":
+                effects = trial.activated(now_ns, "by hand") if well else []
+            case _:
+                effects = trial.passed(now_ns)
+        assert trial.stage >= before
+        assert not effects or not before.over
+        entered = [effect.stage for effect in effects if isinstance(effect, Entered)]
+        assert entered == ([trial.stage] if trial.stage is not before else [])
+        assert trial.reason
+        promotions += len(effects) - len(entered)
+    assert promotions <= 1
+    figures = trial.figures()
+    assert figures.agreement_low <= figures.agreement <= figures.agreement_high or not figures.frames_compared
