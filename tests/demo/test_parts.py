@@ -15,7 +15,7 @@ import pytest
 from duly.demo import machine, motion
 from duly.demo.bedside import HOP_SAMPLES, WINDOW_SAMPLES, Monitor, read_beats, read_signal
 from duly.demo.catalogue import DEMOS, demo_named
-from duly.demo.fraud import AMOUNT_MAX, Scoring, changed_ways
+from duly.demo.fraud import SAME_SUM, Scoring, changed_ways
 from duly.demo.images import read_volume, tissue
 from duly.demo.judgement import Naming, Verdicts, Words
 from duly.demo.machine import CHUNK, Watch, vibration, write_departure
@@ -186,15 +186,16 @@ def test_a_bearing_is_found_after_three_chunks_in_a_row() -> None:
 
 
 def test_fraudsters_change_their_ways_and_nobody_else() -> None:
-    rows = np.array([[90_000, 1], [500, 0]], np.float32)
-    changed = changed_ways(rows, np.array([True, False]))
-    assert changed.tolist() == [[AMOUNT_MAX - 90_000, 1], [500, 0]]
-    assert rows[0, 0] == 90_000
-    scoring = Scoring([True, True], shift_index=1)
+    rows = np.array([[95_000, 1], [500, 1], [500, 0]], np.float32)
+    fraud = np.array([True, True, False])
+    assert changed_ways(rows, fraud, 0).tolist() == rows.tolist()
+    assert changed_ways(rows, fraud, 1).tolist() == [[95, 1], [500, 1], [500, 0]]
+    assert changed_ways(rows, fraud, 2).tolist() == [[SAME_SUM + 95, 1], [500, 1], [500, 0]]
+    scoring = Scoring([True, True], changes=[1])
     scoring.take(0, answer(probabilities=[0.1, 0.9]))
     scoring.take(1, answer(probabilities=[0.9, 0.1]))
-    assert (scoring.before[True, True], scoring.after[True, False]) == (1, 1)
-    assert scoring.now() == "paid 0.10; 0 of 1 frauds found since fraudsters changed their ways"
+    assert scoring.counts == {(0, "1"): {(True, True): 1}, (1, "1"): {(True, False): 1}}
+    assert scoring.now() == "paid 0.10 by version 1; 1 of the last 2 right"
 
 
 # ---- the catalogue ----
