@@ -2,7 +2,7 @@
 
 import csv
 import gzip
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import pairwise
@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from duly.demo import training
+from duly.demo.changing import Scoring, learnt, scored
 from duly.demo.clips import Clip
 from duly.demo.description import Demo, Files
-from duly.demo.judgement import Words, found_and_missed, probability
+from duly.demo.judgement import Words
 from duly.demo.sensors import Labels, Sensor
 from duly.demo.serving import Event
-from duly.demo.summary import milliseconds
-from duly_client import Client, FeedbackStatus, Outcome
+from duly_client import Client
 
 LEARNT_PAYMENTS = 30_000
 """The oldest payments, from which the model learns. Those that stream came later."""
@@ -92,44 +92,6 @@ def _make(files: Files, models: Path) -> None:
     training.write_forest(models / "fraud/1/model.onnx", rows[:LEARNT_PAYMENTS], fraud[:LEARNT_PAYMENTS])
 
 
-SHOWN_PAYMENTS = 100
-"""The live table has how many of so many newest answers were right."""
-
-Counts = Counter[tuple[bool, bool]]
-"""How many payments there were, by (fraud, called fraud)."""
-
-
-class Scoring:
-    """Perceives frauds among payments, for each way of the fraudsters and each version of the model apart."""
-
-    def __init__(self, truth: Sequence[bool], changes: Sequence[int]) -> None:
-        """`changes`: the first payments of the clip after each change."""
-        self._truth, self._changes = truth, changes
-        self._newest: tuple[float, str] | None = None
-        self._right: deque[bool] = deque(maxlen=SHOWN_PAYMENTS)
-        self.counts: dict[tuple[int, str], Counts] = {}
-        """By how often the fraudsters had changed their ways, and the version."""
-
-    def take(self, index: int, outcome: Outcome) -> None:
-        score = probability(outcome)
-        fraud, called = bool(self._truth[index]), score >= FRAUD_MIN
-        self._newest = score, outcome.version
-        self._right.append(fraud == called)
-        ways = sum(index >= change for change in self._changes)
-        self.counts.setdefault((ways, outcome.version), Counter())[fraud, called] += 1
-
-    def now(self) -> str:
-        if self._newest is None:
-            return ""
-        score, version = self._newest
-        called = _WORDS.yes if score >= FRAUD_MIN else _WORDS.no
-        return f"{called} {score:.2f} by version {version}; {sum(self._right)} of the last {len(self._right)} right"
-
-    def summary(self) -> str:
-        total: Counts = sum(self.counts.values(), Counter())
-        return found_and_missed(total, _WORDS) if total else ""
-
-
 async def _sensors(client: Client, files: Files) -> list[Sensor]:
     rows, fraud = read_payments(files["fraud_transactions.csv.gz"])
     rows, fraud = rows[LEARNT_PAYMENTS:], fraud[LEARNT_PAYMENTS:]
@@ -148,7 +110,7 @@ async def _sensors(client: Client, files: Files) -> list[Sensor]:
             for number, (start, stop) in enumerate(pairwise([0, *changes, each]))
             for payment in ways[number][start:stop]
         ]
-        scoring = Scoring(frauds.tolist(), changes)
+        scoring = Scoring(frauds.tolist(), changes, _WORDS, FRAUD_MIN)
         labels = Labels(frauds.astype(int).tolist(), round(LABEL_AFTER_S * 1e9))
         sensor = Sensor(
             f"terminal {terminal + 1}",
@@ -168,10 +130,6 @@ async def _sensors(client: Client, files: Files) -> list[Sensor]:
 
 # ---- words ----
 
-ATTEMPT = "an attempt at a new version has ended"
-ENDS = ("ACTIVE", "ROLLED_BACK")
-"""Of the server's log: what it calls an attempt, and the stages in which a trial ends."""
-
 
 def _words(sensors: list[Sensor], seconds: float) -> str:
     rate_hz = sum(sensor.rate_hz for sensor in sensors)
@@ -187,83 +145,11 @@ def _words(sensors: list[Sensor], seconds: float) -> str:
 
 
 def _summary(sensors: list[Sensor]) -> dict[str, str]:
-    on_time, sent = sum(s.tally.on_time for s in sensors), sum(s.tally.sent for s in sensors)
-    slow_ns = [latency for sensor in sensors if (latency := sensor.tally.latency_ns(99)) is not None]
-    slow = f", 99 of 100 within {milliseconds(max(slow_ns))}" if slow_ns else ""
-    return {"payments": f"{on_time:,} of {sent:,} were scored in time{slow}."}
+    return {"payments": scored(sensors)}
 
 
 def _learnt(sensors: list[Sensor], events: Sequence[Event]) -> dict[str, str]:
-    counts: dict[tuple[int, str], Counts] = {}
-    for sensor in sensors:
-        if isinstance(sensor.perception, Scoring):
-            for key, each in sensor.perception.counts.items():
-                counts[key] = counts.get(key, Counter()) + each
-    texts: dict[str, str] = {}
-    for ways in sorted({ways for ways, _ in counts}):
-        versions = sorted((version for each, version in counts if each == ways), key=int)
-        heading = "as learnt" if ways == 0 else "changed ways" if ways == 1 else "changed again"
-        told = [f"Version {version}: {found_and_missed(counts[ways, version], _WORDS)}" for version in versions]
-        if ways and len(versions) > 1:
-            told.append(_recovered(_right(counts, ways - 1), counts[ways, versions[0]], counts[ways, versions[-1]]))
-        texts[heading] = " ".join(told)
-    texts["learning"] = _told(sensors, events)
-    return texts
-
-
-def _right(counts: dict[tuple[int, str], Counts], ways: int) -> float:
-    """Share of right answers of the newest version before a change."""
-    versions = [version for each, version in counts if each == ways]
-    return _share(counts[ways, max(versions, key=int)]) if versions else 1.0
-
-
-def _share(counts: Counts) -> float:
-    return (counts[True, True] + counts[False, False]) / counts.total()
-
-
-def _recovered(before: float, stale: Counts, fresh: Counts) -> str:
-    lost, back = before - _share(stale), _share(fresh) - _share(stale)
-    if lost <= 0:
-        return "Nothing was lost."
-    return f"Of what was lost, {back / lost:.0%} came back without a hand."
-
-
-def _told(sensors: list[Sensor], events: Sequence[Event]) -> str:
-    """Says what the server did with the labels, as its log told."""
-    labels = [sensor.labels for sensor in sensors if sensor.labels is not None]
-    joined = sum(each.by_status[FeedbackStatus.JOINED] for each in labels)
-    told = [event.entry for event in events]
-    drifts = [entry.get("at") for entry in told if entry.get("event") == "drift" and entry.get("signal") == "errors"]
-    attempts = Counter(entry.get("result") for entry in told if entry.get("event") == ATTEMPT)
-    stages = [(entry.get("model"), entry.get("stage")) for entry in told if entry.get("event") == "trial"]
-    active, rolled_back = ([model for model, stage in dict.fromkeys(stages) if stage == end] for end in ENDS)
-    sentences = [f"{joined:,} labels reached the server."]
-    if drifts:
-        sentences.append(f"It saw drift: {_and([f'at label {at}' for at in drifts])} errors were others than before.")
-    if attempts["published"]:
-        sentences.append(
-            f"It made {_count(attempts['published'], 'new version')}, better on labels that were held back."
-        )
-    if refused := attempts.total() - attempts["published"]:
-        sentences.append(f"{_count(refused, 'attempt')} came to no better one.")
-    if active:
-        sentences.append(f"{_and(active)} went through shadow and canary, and took over while payments went on.")
-    if rolled_back:
-        sentences.append(f"{_and(rolled_back)} did not pass.")
-    if not attempts:
-        sentences.append("In this time it made no new version.")
-    elif not active:
-        sentences.append("In this time none took over; --seconds 40 gives it more.")
-    return " ".join(sentences)
-
-
-def _and(texts: Sequence[object]) -> str:
-    *first, last = (str(text) for text in texts)
-    return f"{', '.join(first)} and {last}" if first else last
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+    return learnt(sensors, events, ("as learnt", "changed ways", "changed again"))
 
 
 DEMO = Demo(
