@@ -286,7 +286,6 @@ class Learning:
         learned = self.models.get(name) or ModelLearning()
         match said.get("event"):
             case "drift":
-                self.drifted(name, text)
                 signal = str(said["signal"])[:TEXT_CHARS_MAX]
                 signal = signal if signal in learned.drifts or len(learned.drifts) < SIGNALS_MAX else _OTHERS
                 learned.drifts[signal] += 1
