@@ -304,7 +304,12 @@ class App:
         ]
         local_bytes_max = config.local_bytes_max if config.local is not None else 0
         ceiling = memory_ceiling(
-            config.payload_bytes_max, message_bytes_max, config.streams_max, workers, local_bytes_max
+            config.payload_bytes_max,
+            message_bytes_max,
+            config.streams_max,
+            workers,
+            local_bytes_max,
+            self._sampling.bytes_max,
         )
         _log.info("most memory under the limits, in bytes", total=ceiling.total, **asdict(ceiling))
         has_bytes = memory_bytes_max()

@@ -22,6 +22,7 @@ from duly.sampling.files import BrokenFile, read_file
 from duly.sampling.sample import Sample
 from duly.sampling.store import LABELLED, segment_name
 from duly_learn.errors import LearnError
+from duly_learn.frames.samples import frame_of
 from duly_learn.learner.answers import answer_of, classes_of, label_of
 from duly_learn.learner.heart import Known
 from duly_learn.learner.held_out import held_out
@@ -29,7 +30,6 @@ from duly_learn.learner.job import Job, Lesson, write_job
 from duly_learn.learner.limited import TrainerFailed, run_limited
 from duly_learn.learner.old import Old, OldFrames, sort_out
 from duly_learn.learner.publish import publish
-from duly_learn.learner.replay import as_frame
 from duly_learn.learner.summaries import Summary
 from duly_learn.learner.trust import judge
 from duly_learn.learner.validation import Figures, compare, refusal
@@ -234,7 +234,7 @@ class Attempt:
     ) -> tuple[Figures, npt.NDArray[np.int64]]:
         learning = self.version.config.learning
         assert learning is not None
-        frames = [as_frame(sample) for sample, _ in (*held, *old)]
+        frames = [frame_of(sample) for sample, _ in (*held, *old)]
         candidate = replace(
             self.version, version=str(int(self.version.version) + 1), folder=(self.work / "job" / "out").resolve()
         )
