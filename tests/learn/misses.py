@@ -24,8 +24,8 @@ from tests.learn.concepts import FRAUD
 from tests.learn.learner.made import TOML, Stream, put_model
 
 LOAD = 0.7
-BUDGET_MS = 60.0
-ROUNDS, WIDTH = 30, 256
+BUDGET_MS = 250.0
+ROUNDS, WIDTH = 15, 256
 FRAUD_PER_SECOND = 50.0
 
 
