@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from duly.freed_memory import KEPT_BYTES_MAX
 from duly.models.spec import Signature
+from duly.runtime.shadow import HELD_BYTES_MAX
 from duly.streams.half_messages import ALLOWED_BYTES
 from duly.streams.memory import OUTCOME_BYTES, OUTCOMES_MIN, OUTCOMES_PART
 from duly.worker.channel import SLOTS
@@ -53,11 +54,13 @@ class MemoryCeiling:
     """What is shared with clients on this machine."""
     samples: int = 0
     """Frames that wait to be written, and the process that writes them."""
+    trials: int = HELD_BYTES_MAX
+    """Copies of frames on which new versions are tried."""
 
     @property
     def total(self) -> int:
         parts = self.payloads + self.results + self.messages + self.shared + self.workers + self.local
-        parts += self.samples
+        parts += self.samples + self.trials
         return PROCESS_BYTES + parts
 
 
