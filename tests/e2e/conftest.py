@@ -48,9 +48,11 @@ async def channel(server: App) -> AsyncIterator[grpc.aio.Channel]:
 
 @pytest.fixture
 def wire_loop(repository: Path) -> Iterator[tuple[asyncio.Runner, App]]:
-    """A server and the loop that it runs in, for tests that are not coroutines."""
+    """A server and the loop that it runs in, for tests that are not coroutines. It keeps samples, as the law is to hold
+    whatever looks at frames.
+    """
     with asyncio.Runner() as runner, tempfile.TemporaryDirectory(prefix="duly-") as folder:
-        manager = serving(repository, local=f"{folder}/local.sock")
+        manager = serving(repository, local=f"{folder}/local.sock", sample=folder, sample_streams_max=8)
         app = runner.run(manager.__aenter__())
         yield runner, app
         runner.run(manager.__aexit__(None, None, None))

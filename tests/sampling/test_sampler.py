@@ -159,6 +159,25 @@ async def test_memory_that_is_shared_is_copied_before_it_is_given_back(rig: Rig)
     assert kept[0][1][0] == b"first"
 
 
+async def test_memory_of_a_client_that_has_gone_costs_its_frame_and_no_more(rig: Rig) -> None:
+    fd = os.memfd_create("frames")
+    os.truncate(fd, 3)
+    short, gone = ClientMemory(1, fd), ClientMemory(2, os.dup(fd))
+    gone.close()
+    stream = rig.bench.open()
+    for frame_id, memory in ((1, short), (2, gone)):
+        held = stream.take(frame_id, 0, 0, False, 0)
+        assert held is not None
+        stream.submit(held, [InputData(0, (5,), SharedData(memory, 0, 5))], 1)
+        rig.bench.driver._admit()
+        rig.bench.lane.running[0] = (rig.bench.lane.running[0][0], [[InputData(0, (1,), b"x")]])
+        rig.bench.end_batch()
+    short.close()
+    rig.run(stream, 3)
+    assert rig.writer.counts.dropped == {"client_gone": 2}
+    assert rig.writer.frames == [3]
+
+
 async def test_what_is_read_beside_the_lanes_or_too_large_is_counted_and_not_kept(rig: Rig) -> None:
     stream = rig.bench.open()
     rig.run(stream, 1, data=InputData(ROW, (1,), b"x"))

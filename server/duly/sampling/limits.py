@@ -21,6 +21,7 @@ DROPPED_FOR = (
     "too_large",
     "read_apart",  # its picture was decoded beside the lanes, and what the client sent is gone
     "video",  # an access unit shows nothing without those before it
+    "client_gone",  # a part of it lay in memory of a client that has gone meanwhile
     "misfit",  # what came of it is no tensor of the model's
     "no_space",
     "not_writable",

@@ -168,7 +168,10 @@ class Sampler:
         data: list[wire.Buffer] = []
         tensors: list[tuple[str, Sequence[int], int]] = []
         for piece, entry in zip(_inputs(pieces), payload, strict=True):
-            contents = entry.data.copy() if isinstance(entry.data, SharedData) else entry.data
+            contents = _copied(entry.data) if isinstance(entry.data, SharedData) else entry.data
+            if contents is None:
+                self._link.counts.dropped["client_gone"] += places
+                return
             data.append(contents)
             shape = [len(contents)] if entry.encoding else entry.shape
             tensors.append((f"input.{piece}", shape, len(contents)))
@@ -303,6 +306,17 @@ class Sampler:
         if len(self._forms) > FORMS_KEPT:
             self._forms.popitem(last=False)
         return form
+
+
+def _copied(data: SharedData) -> bytes | None:
+    """Returns what lies in memory that is shared with a client; None: the client has gone, as one of those whose frames
+    were joined may have.
+    """
+    try:
+        contents = data.copy()
+    except OSError:
+        return None
+    return contents if len(contents) == len(data) else None
 
 
 def _inputs(pieces: Sequence[HeldFrame]) -> list[str]:
