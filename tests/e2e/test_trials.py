@@ -197,8 +197,7 @@ async def test_a_worse_version_is_rolled_back_and_nobody_has_seen_it(tmp_path: P
             (trial,) = await client.trials("m")
             assert trial.stage == model_pb2.TRIAL_STAGE_ROLLED_BACK
             assert (await client.trials("other")) == []
-        publish(served.root, 3, graphs.scaling_one(1.0))
-        await served.watch.look()
+        await served.comes(graphs.scaling_one(1.0), 3)
         await served.until(Stage.ACTIVE, "3")
         assert served.active == "3"
 
