@@ -1,6 +1,7 @@
 """`duly-sim run`: the table, the files, and what is said about mistakes."""
 
 import json
+import re
 import sys
 from io import StringIO
 from pathlib import Path
@@ -117,6 +118,10 @@ def test_files_of_equal_seeds_are_equal(small: Path, tmp_path: Path) -> None:
         (["none.toml"], "none.toml: can't be read: No such file or directory; scenarios lie in "),
         (["on_camera"], "on_camera: can't be read: No such file or directory; did you mean "),
         (["small.toml", "--policy", "edff"], "--policy: no policy is named 'edff'; should be one of duly, "),
+        (
+            ["small.toml", "--policy", "edf", "--shadow", "1"],
+            "--shadow: only duly knows spare time; leave --policy out\n",
+        ),
         (["small.toml", "--out", "small.toml/x"], "--out: small.toml/x can't be written: Not a directory"),
     ],
 )
@@ -126,6 +131,14 @@ def test_what_is_wrong_is_told(small: Path, monkeypatch: pytest.MonkeyPatch, arg
     result = sim(*args)
     assert result.exit_code == 2
     assert result.stderr.startswith(f"Error: {said}")
+
+
+def test_a_shadow_is_counted_and_changes_no_outcome(small: Path) -> None:
+    without, beside = sim(small), sim(small, "--shadow", "1")
+    assert (without.exit_code, beside.exit_code) == (0, 0)
+    assert re.search(r"^shadow: \d[\d,]* copies ran in spare time, [\d,]+ found none$", beside.stdout, re.MULTILINE)
+    rows = [next(line for line in each.stdout.splitlines() if " duly " in line) for each in (without, beside)]
+    assert rows[0] == rows[1]
 
 
 def test_commands_are_listed() -> None:

@@ -21,6 +21,7 @@ from duly_load.scenario.scenario import Scenario, load_scenario
 from duly_sim.report.view import view_of
 from duly_sim.simulator.engine import Policy, Run
 from duly_sim.simulator.results import SimulatedResults, measure
+from duly_sim.simulator.shadow import Shadowing, shadowed
 from duly_sim.simulator.world import World, build
 
 PROGRESS_STEPS = 1000
@@ -36,9 +37,14 @@ Entry = tuple[str, World, Run, SimulatedResults]
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Everything random is from it.")
 @click.option("--policy", "names", multiple=True, help="A policy to run, duly unless given; again for each.")
 @click.option(
+    "--shadow",
+    type=click.FloatRange(0, 1),
+    help="Also run copies of this share of the results in spare time, on a twin of each model; for duly alone.",
+)
+@click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for report.html and results.json."
 )
-def run(scenario: Path, seed: int, names: tuple[str, ...], out: Path | None) -> None:
+def run(scenario: Path, seed: int, names: tuple[str, ...], shadow: float | None, out: Path | None) -> None:
     """Run SCENARIO, a TOML file, in the simulator."""
     try:
         loaded = load_scenario(scenario)
@@ -48,21 +54,29 @@ def run(scenario: Path, seed: int, names: tuple[str, ...], out: Path | None) -> 
     policies = _policies(names or ("duly",))
     if policies.keys() - {"duly"} and any(sensor.fusion for sensor in loaded.stream):
         raise UsageError("--policy: only duly joins the frames of several streams, which `fusion` asks for")
+    if shadow is not None and policies.keys() != {"duly"}:
+        raise UsageError("--shadow: only duly knows spare time; leave --policy out")
     if out is not None:
         make_folder(out, FILES)
     outcomes, service = _tables(loaded, seed)
     entries: list[Entry] = []
+    copies: list[Shadowing] = []
     with ProgressBar(loaded.duration_s * len(policies)) as bar:
         for index, (name, policy) in enumerate(policies.items()):
-            world = build(loaded, seed)
+            world, made = build(loaded, seed), policy()
+            if shadow is not None:
+                world, made = shadowed(world, made, shadow)
+                copies.append(made)
             began_s = time.perf_counter()
-            ran = _followed(bar, name, index, len(policies), world, policy())
+            ran = _followed(bar, name, index, len(policies), world, made)
             wall_s = time.perf_counter() - began_s
             results = measure(world, ran)
             entries.append((name, world, ran, results))
             outcomes.add_row(name, *_outcomes(results))
             service.add_row(name, *_service(results, len(ran.frames) / wall_s))
     Console(width=COLUMNS_MAX).print(outcomes, service, sep="\n")
+    for copied in copies:
+        click.echo(f"shadow: {copied.ran:,} copies ran in spare time, {copied.dropped:,} found none")
     if out is not None:
         with writing(out, FILES):
             by_policy = {name: results.to_json() for name, _, _, results in entries}
