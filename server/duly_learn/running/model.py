@@ -107,6 +107,24 @@ class RunningModel:
             answers.append(outcome)
         return answers
 
+    def found(self, frames: Sequence[LearnFrame]) -> list[tuple[str, ...]]:
+        """Runs frames one by one, each stream from its beginning, and returns for each the names of the guards that
+        found something on it. Raises FrameRefused at a frame that is refused for another reason, and NotRunning.
+        """
+        streams: dict[str, int] = {}
+        found: list[tuple[str, ...]] = []
+        for index, frame in enumerate(frames):
+            is_first = frame.stream not in streams
+            number = streams.setdefault(frame.stream, self._streams + len(streams) + 1)
+            result = self._run([self._payload(frame)], [number], [is_first])
+            guards = (result.guards or {}).get(0, ())
+            reasons = list((result.invalid | result.failed).values())
+            if reasons and not guards:
+                raise FrameRefused(f"{self.version.key}: frame {index} of {frame.stream}: {reasons[0]}")
+            found.append(guards)
+        self._end_streams(len(streams))
+        return found
+
     def time_ns(self, frames: Sequence[LearnFrame]) -> int:
         """Runs the frames as one batch, each as the first of a stream of its own, and returns how long the worker says
         that it took: with reading and writing them, without what the server does. Raises FrameRefused and NotRunning.
