@@ -90,7 +90,7 @@ struct duly_local {
 
 /* Is given one outcome, valid during the call: its outputs, what their offsets count in, and its texts one after the
  * other (version, variant, reason), which do not end in zeros. Behind them is a duly.v1.Outcome with nothing but the
- * `fused` of a frame that was joined with others. */
+ * `fused` of a frame that was joined with others, and the `guards` of the model that found something on it. */
 typedef void (*duly_local_on_outcome)(
     void *self, const struct duly_local_outcome *outcome, const struct duly_local_tensor *outputs, const uint8_t *data,
     const char *texts);
