@@ -53,7 +53,7 @@ def _compared(result: Result, against: Tested) -> Table:
     clean = result.find(CLEAN, CLEAN)
     if clean is not None:
         table.add_row(CLEAN, _difference(result, CLEAN, CLEAN))
-    for row in result.tested.rows:
+    for row in filter(lambda each: each.levels, result.tested.rows):
         table.add_row(escape(row.name), *(_difference(result, row.name, level.label) for level in row.levels))
     return table
 
