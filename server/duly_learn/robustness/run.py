@@ -159,7 +159,9 @@ def tested(
     frames = material.plain.frames
     measure = measure_for(model)
     teller.say(f"{name}: clean frames", len(frames))
+    flagged_before = model.flagged
     clean = model.answers(frames, _batch(model))
+    flagged = model.flagged - flagged_before
     teller.answered(len(frames))
     expected = clean
     if material.labels is not None:
@@ -168,7 +170,8 @@ def tested(
             for index, (label, answer) in enumerate(zip(material.labels, clean, strict=True))
         ]
     bench = Bench(model, material.plain, expected, clean, measure, _batch(model), plan.seed, teller.answered)
-    level = Level(CLEAN, None, tuple(bench.score(index, answer) for index, answer in enumerate(clean)))
+    scores = tuple(bench.score(index, answer) for index, answer in enumerate(clean))
+    level = Level(CLEAN, None, scores, flagged=flagged)
     notes = [f"{name}: {words}" for words in _says_nothing(measure, expected)]
     rows: list[Row] = []
     kinds = ", ".join(sorted({each.kind for each in material.plain.harmable}))
