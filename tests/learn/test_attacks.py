@@ -177,7 +177,7 @@ class Linear:
     def __init__(self, w: Array, stateful: bool = False) -> None:
         self.signature = signature(("y", "FP32", (2,)), stateful=stateful)
         self._w = w
-        self.asked = 0
+        self.asked = self.flagged = 0
 
     def outcomes(self, frames: Sequence[LearnFrame], batch: int = 1) -> list[Outputs | str]:
         self.asked += len(frames)

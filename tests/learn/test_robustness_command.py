@@ -171,6 +171,22 @@ def test_labels_that_frames_carry_are_used(root: Path) -> None:
     assert read(root)["notes"][0] == "20 of 21 frames carry a label: labels are left out of account"
 
 
+def test_what_guards_have_seen_is_told(root: Path) -> None:
+    guards = TASK + '[[guard]]\nkind = "RANGE"\nmin = -4.0\nmax = 4.0\n'
+    graphs.save(root, "guarded", classifier(), guards)
+    options = ["--attack", "none", "--corruption", "noise", "--out", root.parent / "out"]
+    told = run(root, "guarded", *options)
+    assert told.exit_code == 0, told.output
+    found = read(root)
+    frames = np.load(root.parent / "x.npy")
+    assert found["tested"]["clean"]["flagged"] == (np.abs(frames).max(axis=1) > 4).sum()
+    flagged = [level["flagged"] for level in row(found, "noise")["levels"]]
+    assert flagged == sorted(flagged)
+    assert flagged[4] > found["tested"]["clean"]["flagged"]
+    assert "flagged by guards" in told.stdout
+    assert "% flagged" in (root.parent / "out/robustness.html").read_text()
+
+
 def test_frames_are_left_out_where_time_is_short(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("duly_learn.robustness.run.PROBED", 2)
     monkeypatch.setattr("duly_learn.robustness.run.FRAMES_MIN", 7)

@@ -3,6 +3,7 @@
 import json
 import logging
 import random
+from contextlib import ExitStack
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -137,31 +138,31 @@ def robustness(folder: Path, model: str, **options: Any) -> None:
 def _result(folder: Path, model: str, options: dict[str, Any]) -> Result:
     plan = _plan(options)
     version = version_of(folder, model)
-    other = _other(folder, version, options["variant"], options["against"])
-    both = 1 if other is None else 2
-    shared = replace(plan, seconds=plan.seconds / both)
+    asked = [(version, _variant_of(version, options["variant"]))]
+    if options["against"] is not None:
+        asked.append(_other(folder, *asked[0], options["against"]))
+    shared = replace(plan, seconds=plan.seconds / len(asked))
     labels = read_labels(options["labels"]) if options["labels"] is not None else None
-    names = [_name(version, options["variant"])] + ([_name(*other)] if other is not None else [])
-    names = names if len(set(names)) == both else [f"{names[0]}, once", f"{names[0]}, again"]
+    names = [f"{each.key} ({variant})" for each, variant in asked]
     notes: list[str] = []
-    second = None
-    with _Bar() as bar:
-        bar.say(f"{names[0]}: loading", 0)
-        with running(version, options["variant"], options["threads"]) as one:
-            frames, labels = _frames(one, options, labels, notes)
-            bar.say(f"{names[0]}: which frames it takes", 0)
-            material = material_of(one, frames, labels, shared)
-            found, answers, more = tested(one, names[0], material, shared, bar.teller)
-            first, measure, signature = (found, answers), measure_for(one), one.signature
+    with _Bar() as bar, ExitStack() as loaded:
+        ready: list[RunningModel] = []
+        for (each, variant), name in zip(
+            asked, names, strict=True
+        ):  # both at first, so that what is wrong is told early
+            bar.say(f"{name}: loading", 0)
+            ready.append(loaded.enter_context(running(each, variant, options["threads"])))
+            same_frames(ready[0].signature, ready[-1].signature, name)
+        frames, labels = _frames(ready[0], options, labels, notes)
+        bar.say(f"{names[0]}: which frames it takes", 0)
+        material = material_of(ready[0], frames, labels, shared)
+        found = []
+        for each_model, name in zip(ready, names, strict=True):
+            one, answers, more = tested(each_model, name, material, shared, bar.teller)
+            found.append((one, answers))
             notes += more
-        if other is not None:
-            bar.say(f"{names[1]}: loading", 0)
-            with running(other[0], other[1], options["threads"]) as two:
-                same_frames(signature, two.signature, names[1])
-                found, answers, more = tested(two, names[1], material, shared, bar.teller)
-                second = (found, answers)
-                notes += more
-    result = result_of(first, second, material, measure, shared, notes)
+        measure = measure_for(ready[0])
+    result = result_of(found[0], found[1] if len(found) > 1 else None, material, measure, shared, notes)
     return replace(result, pictures=tuple(thumbnails(material.plain, plan.corruptions, plan.seed)))
 
 
@@ -232,22 +233,23 @@ def _epsilon(text: str) -> float:
     return epsilon
 
 
-def _other(
-    folder: Path, version: ModelVersion, variant: str | None, against: str | None
-) -> tuple[ModelVersion, str | None] | None:
+def _other(folder: Path, version: ModelVersion, variant: str, against: str) -> tuple[ModelVersion, str]:
     """Returns what is compared with: another version of the same model, or a variant. Raises LearnError."""
-    if against is None:
-        return None
     number, _, its_variant = against.partition("@")
     name, _, number = number.rpartition("/")
     other = version_of(folder, f"{name or version.name}/{number}") if number else version
-    if (other.key, its_variant or None) == (version.key, variant):
+    chosen = _variant_of(other, its_variant or None)
+    if (other.key, chosen) == (version.key, variant):
         raise LearnError(f"--against {against}: is the same as what is tested; should be another version or @VARIANT")
-    return other, its_variant or None
+    return other, chosen
 
 
-def _name(version: ModelVersion, variant: str | None) -> str:
-    return f"{version.key} ({variant or version.config.variant_names[0]})"
+def _variant_of(version: ModelVersion, variant: str | None) -> str:
+    """Returns the variant's name, that of the most accurate one where none is named. Raises LearnError."""
+    names = version.config.variant_names
+    if variant is not None and variant not in names:
+        raise LearnError(f"{version.key}: has no variant {variant}; it has {', '.join(names)}")
+    return variant or names[0]
 
 
 class _Bar:

@@ -104,7 +104,7 @@ class _Attack:
                 index: self._bench.score(index, each) for index, each in zip(self._effort.frames, given, strict=True)
             }
         label = f"{epsilon * 255:.3g}/255" if self._target.kind is Kind.PICTURE else f"{epsilon:.3g}"
-        return Level(label, epsilon, tuple(self._scores.values()), 0, queries, at_limit)
+        return Level(label, epsilon, tuple(self._scores.values()), queries=queries, at_limit=at_limit)
 
     def _groups(self) -> list[list[int]]:
         """Divides frames that are not wholly wrong into those attacked together: of a model with state, all of them."""

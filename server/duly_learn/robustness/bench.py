@@ -19,6 +19,8 @@ class Answers(Protocol):
     """What runs frames: `running.model.RunningModel` is one."""
 
     signature: Signature
+    flagged: int
+    """Frames on which a guard of the model has found something so far."""
 
     def outcomes(self, frames: Sequence[LearnFrame], batch: int = 1) -> Sequence[Outputs | str]:
         """See `RunningModel.outcomes`. Text in place of outputs is the reason why there are none."""

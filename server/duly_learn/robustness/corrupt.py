@@ -25,6 +25,7 @@ def corruption_row(bench: Bench, name: str) -> Row | None:
     levels = []
     for severity in SEVERITIES:
         chunks: list[Level] = []
+        flagged_before = bench.model.flagged
         step = len(bench.plain.frames) if bench.model.signature.stateful else FRAMES_AT_ONCE
         for low in range(0, len(bench.plain.frames), step):
             indices = range(low, min(low + step, len(bench.plain.frames)))
@@ -32,7 +33,8 @@ def corruption_row(bench: Bench, name: str) -> Row | None:
             chunks.append(bench.level(bench.outcomes(frames), indices))
         scores = tuple(score for chunk in chunks for score in chunk.scores)
         refused = sum(chunk.refused for chunk in chunks)
-        levels.append(Level(str(severity), first.amounts[severity - 1], scores, refused))
+        flagged = bench.model.flagged - flagged_before
+        levels.append(Level(str(severity), first.amounts[severity - 1], scores, refused, flagged))
     inputs = tuple(harmable.name for _, harmable in pairs)
     return Row(name, "corruption", inputs, first.unit, first.scale, tuple(levels))
 

@@ -63,13 +63,15 @@ def _of_one(tested: Tested) -> Section:
     for row in tested.rows:
         cells = [_cell(level) for level in row.levels] + [Cell("")] * (widest - len(row.levels))
         rows.append([Cell(row.name), *cells, Cell(row.unit), Cell(row.scale)])
-    about = "Scores in %, with their intervals, and below each what was done: an attack's is the size of its ball."
+    about = "Scores in %, with their intervals, and below each what was done: an attack's is the size of its ball. "
+    about += "Where the model has guards, how many frames they have flagged."
     return Section(tested.model, about, [Table(columns, rows)])
 
 
 def _cell(level: Level) -> Cell:
     amount = level.label if "/" in level.label else _shown(level.amount)
-    return Cell(_percent(level.mean) + ("" if level.amount is None else f"\n{amount}"), "number lines")
+    flagged = f"\n{100 * level.flagged / len(level.scores):.0f} % flagged" if level.flagged else ""
+    return Cell(_percent(level.mean) + ("" if level.amount is None else f"\n{amount}") + flagged, "number lines")
 
 
 def _percent(mean: Interval) -> str:

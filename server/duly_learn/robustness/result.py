@@ -19,6 +19,8 @@ class Level:
     """The score of each frame, 0 to 1, in their order."""
     refused: int = 0
     """Frames that the model would not take, which count as 0."""
+    flagged: int = 0
+    """Frames on which the model's guards have found something, those that they refused among them. Not of attacks."""
     queries: int = 0
     """Queries of an attack, of all frames together."""
     at_limit: int = 0
@@ -52,6 +54,11 @@ class Tested:
     """Such as `digits/1 (int8)`."""
     clean: Level
     rows: tuple[Row, ...]
+
+    @property
+    def guarded(self) -> bool:
+        """Whether a guard has found anything."""
+        return any(level.flagged for row in self.rows for level in row.levels) or self.clean.flagged > 0
 
     def level(self, row: str, label: str) -> Level | None:
         """Returns the condition of that name; None: it was not tested."""
@@ -157,6 +164,7 @@ def _level(level: Level) -> dict[str, Any]:
         "amount": level.amount,
         **_interval(level.mean),
         "refused": level.refused,
+        "flagged": level.flagged,
         "queries": level.queries,
         "at_limit": level.at_limit,
         "scores": list(level.scores),

@@ -156,11 +156,12 @@ def tested(
     model: RunningModel, name: str, material: Material, plan: Plan, teller: Teller
 ) -> tuple[Tested, list[Outputs], list[str]]:
     """Tests one version. Returns what came of it, its answers to the clean frames, and notes. Raises LearnError."""
-    deadline = Deadline(plan.seconds)
     frames = material.plain.frames
     measure = measure_for(model)
     teller.say(f"{name}: clean frames", len(frames))
+    flagged_before = model.flagged
     clean = model.answers(frames, _batch(model))
+    flagged = model.flagged - flagged_before
     teller.answered(len(frames))
     expected = clean
     if material.labels is not None:
@@ -169,7 +170,8 @@ def tested(
             for index, (label, answer) in enumerate(zip(material.labels, clean, strict=True))
         ]
     bench = Bench(model, material.plain, expected, clean, measure, _batch(model), plan.seed, teller.answered)
-    level = Level(CLEAN, None, tuple(bench.score(index, answer) for index, answer in enumerate(clean)))
+    scores = tuple(bench.score(index, answer) for index, answer in enumerate(clean))
+    level = Level(CLEAN, None, scores, flagged=flagged)
     notes = [f"{name}: {words}" for words in _says_nothing(measure, expected)]
     rows: list[Row] = []
     kinds = ", ".join(sorted({each.kind for each in material.plain.harmable}))
@@ -183,7 +185,7 @@ def tested(
         raise LearnError(f"{', '.join(unfit)}: not for inputs of this kind ({kinds})")
     if unfit:
         notes.append(f"for inputs of other kinds than {kinds}, and left out: {', '.join(unfit)}")
-    for row in _attacks(bench, name, level, plan, deadline, teller):
+    for row in _attacks(bench, name, level, plan, teller):
         rows.append(row)
         notes += [f"{name}: {words}" for words in _limits_of(row, plan)]
     refused = sum(each.refused for row in rows for each in row.levels)
@@ -192,7 +194,9 @@ def tested(
     return Tested(name, level, tuple(rows)), clean, notes
 
 
-def _attacks(bench: Bench, name: str, clean: Level, plan: Plan, deadline: Deadline, teller: Teller) -> Sequence[Row]:
+def _attacks(bench: Bench, name: str, clean: Level, plan: Plan, teller: Teller) -> Sequence[Row]:
+    """Runs the attacks, which have their share of the time however long the corruptions took."""
+    deadline = Deadline(plan.seconds - (_corruption_seconds(plan) if plan.corruptions else 0.0))
     rows: list[Row] = []
     harmable = bench.plain.harmable
     for attack in plan.attacks:

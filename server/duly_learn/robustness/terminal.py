@@ -33,6 +33,14 @@ def _tested(tested: Tested, result: Result) -> Iterator[Table | str]:
         for row in corruptions:
             table.add_row(escape(row.name), *map(_cell, row.levels), escape(row.scale))
         yield table
+    if corruptions and tested.guarded:
+        clean_share = tested.clean.flagged / len(tested.clean.scores)
+        table = _table(
+            "severity", ["1", "2", "3", "4", "5"], f"flagged by guards, %; of clean frames {clean_share:.1%}"
+        )
+        for row in corruptions:
+            table.add_row(escape(row.name), *(f"{100 * level.flagged / len(level.scores):.1f}" for level in row.levels))
+        yield table
     for row in tested.rows:
         if row.what == "attack" and row.levels:
             table = _table(row.unit, [level.label for level in row.levels], f"{row.name} ({row.scale})")
@@ -53,7 +61,7 @@ def _compared(result: Result, against: Tested) -> Table:
     clean = result.find(CLEAN, CLEAN)
     if clean is not None:
         table.add_row(CLEAN, _difference(result, CLEAN, CLEAN))
-    for row in result.tested.rows:
+    for row in filter(lambda each: each.levels, result.tested.rows):
         table.add_row(escape(row.name), *(_difference(result, row.name, level.label) for level in row.levels))
     return table
 

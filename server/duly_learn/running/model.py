@@ -63,6 +63,8 @@ class RunningModel:
         self.providers = ready.variants[0].providers
         self.notes = ready.notes
         """What the author of the model should know, such as that frames of a batch run one by one."""
+        self.flagged = 0
+        """Frames on which a guard has found something, of all that `outcomes` has run so far."""
         self._payloads = Payloads(ready.signature)
         self._worker = worker
         self._runner = runner
@@ -170,6 +172,7 @@ class RunningModel:
             result = self._run(payloads, streams, [resets[index] for index in fitting])
         except FrameRefused as error:
             return [given[index] or Refusal(error) for index in range(len(frames))]
+        self.flagged += len(result.guards or {})
         for nth, index in enumerate(fitting):
             reason = result.invalid.get(nth) or result.failed.get(nth)
             given[index] = Refusal(reason) if reason else self._outputs(result.outputs(nth))
