@@ -131,11 +131,12 @@ def test_a_demo_that_learns_leaves_nothing_behind_when_it_is_ended(tmp_path: Pat
             if re.match(" +5 s ", line):
                 break
         started = psutil.Process(demo.pid).children(recursive=True)
-        assert any("duly_learn.learner" in process.cmdline() for process in started)
-        assert list(tmp_path.glob("duly-demo-*"))
+        folders = list(tmp_path.glob("duly-demo-*"))
         demo.send_signal(signal.SIGTERM)
         assert demo.wait(timeout=60) == 128 + signal.SIGTERM
         assert demo.stderr.read().strip() == ""
+    assert folders
+    assert len(started) >= 3  # the server, its worker, and what keeps frames or learns from them
     _, alive = psutil.wait_procs(started, timeout=10)
     assert alive == []
     assert list(tmp_path.glob("duly-demo-*")) == []
