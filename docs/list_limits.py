@@ -23,6 +23,7 @@ ROOMS = {
     "worker": "Worker processes",
     "models": "Models and their repository",
     "core": "The scheduler",
+    "agreement": "Agreement of answers",
     "energy": "Energy",
     "": "The rest of the process",
 }

@@ -1,6 +1,5 @@
 """Where frames come from, and how they are divided."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,8 @@ import numpy as np
 import pytest
 
 from duly.models.spec import Signature, TensorSpec
+from duly.sampling.files import write
+from duly.sampling.sample import Form, Labelled, Sample
 from duly_learn.errors import LearnError
 from duly_learn.frames.frame import Encoded, LearnFrame
 from duly_learn.frames.places import NoFrames, frames_from
@@ -44,17 +45,37 @@ def test_a_file_of_several_inputs_holds_a_frame_in_each_row(tmp_path: Path) -> N
     assert [int(np.asarray(frame.inputs["b"])) for frame in frames] == [7, 8, 9]
 
 
+def kept(root: Path, frame_id: int, when: int, label: float | None) -> None:
+    """Writes a frame as a server keeps it."""
+    arrays = {"input.image": np.frombuffer(JPEG, np.uint8), "output.y": np.float32([1])}
+    form = Form("m", "1", {"input.image": "UINT8", "output.y": "FP32"}, {"y": (1,)})
+    kept = Sample(form, "default", "camera-1", frame_id, when, 0, "ON_TIME", "", arrays, {"input.image": "JPEG"})
+    if label is not None:
+        kept = kept.with_labels({"y": np.float32([label])}, {"y": "FP32"}, Labelled(when + 5, "somebody"))
+    path = root / f"m/samples/g/{frame_id:06}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, [kept], segment=False)
+
+
+JPEG = b"\xff\xd8\xff and so on"
+
+
 def test_samples_of_a_server_have_their_encoding_stream_time_and_label(tmp_path: Path) -> None:
-    jpeg = b"\xff\xd8\xff and so on"
-    for nth, when in enumerate((20, 10)):
-        meta = {"encodings": {"image": "JPEG"}, "stream": "camera", "captured_unix_ns": when}
-        arrays = {"input.image": np.frombuffer(jpeg, np.uint8), "output.y": np.float32([1])}
-        np.savez(tmp_path / f"{nth}.npz", meta=json.dumps(meta), **arrays, **{"label.y": np.float32([nth])})
-    frames = frames_from([tmp_path], PICTURES, 10, 0)
-    assert [frame.inputs["image"] for frame in frames] == [Encoded("JPEG", jpeg)] * 2
-    assert [(frame.stream, frame.when_ns) for frame in frames] == [("camera", 20), ("camera", 10)]
-    assert frames[1].label is not None
-    assert frames[1].label["y"].tolist() == [1.0]
+    kept(tmp_path, 0, 20, None)
+    kept(tmp_path, 1, 10, 7.0)
+    for place in (tmp_path, tmp_path / "m", tmp_path / "m/samples/g"):
+        frames = frames_from([place], PICTURES, 10, 0)
+        assert [frame.inputs["image"] for frame in frames] == [Encoded("JPEG", JPEG)] * 2
+        assert [(frame.stream, frame.when_ns) for frame in frames] == [("camera-1", 10), ("camera-1", 20)]
+        assert frames[0].label is not None
+        assert frames[0].label["y"].tolist() == [7.0]
+        assert frames[1].label is None
+
+
+def test_samples_of_another_model_are_named(tmp_path: Path) -> None:
+    kept(tmp_path, 0, 20, None)
+    with pytest.raises(NoFrames, match="frame 0 of camera-1 lacks the input x; it has image"):
+        frames_from([tmp_path], NUMBERS, 10, 0)
 
 
 def test_pictures_of_a_folder_come_as_they_are_encoded(tmp_path: Path) -> None:

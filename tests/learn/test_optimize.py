@@ -334,6 +334,12 @@ def test_frames_that_do_not_fit(root: Path) -> None:
     assert f"[{WIDTH}]" in str(done.exception)
 
 
+def test_a_place_that_is_not_there(root: Path) -> None:
+    done = command(root, "--all", "--frames", str(root / "gone.npy"))
+    assert isinstance(done.exception, FileNotFoundError)
+    assert done.exception.filename == str(root / "gone.npy")
+
+
 def test_frames_that_the_model_refuses(root: Path) -> None:
     np.save(root / "nan.npy", np.full((6, WIDTH), np.nan, np.float32))
     with pytest.raises(NoFrames, match=r"turn/1 has no answer to 6 of 6 frames: input 'x': an element is NaN"):

@@ -108,11 +108,11 @@ def test_time_ends_training() -> None:
         network(4, 2),
         zip(frames, answers, strict=True),
         squared({"y": 1.0}),
-        Bounds(100, 2.5),
+        Bounds(100, 3.5),
         0,
         clock=lambda: float(next(ticks)),
     )
-    assert done.steps == 30
+    assert done.steps == 35
 
 
 def test_without_frames_or_weights_nothing_is_trained() -> None:

@@ -13,11 +13,13 @@ import structlog
 from duly.cli_numbers import Number
 from duly.models.repository import ModelVersion
 from duly_learn.commands.versions import version_of
+from duly_learn.optimize.distillation import SECONDS_MAX
 from duly_learn.optimize.page import report
+from duly_learn.optimize.pruning import SHARE
 from duly_learn.optimize.run import Asked, Found
 from duly_learn.optimize.run import optimize as run
 from duly_learn.optimize.step import Step
-from duly_learn.optimize.steps import STEPS
+from duly_learn.optimize.steps import STEPS, with_bounds
 
 
 @click.command()
@@ -27,8 +29,8 @@ from duly_learn.optimize.steps import STEPS
     "--frames",
     "places",
     multiple=True,
-    type=click.Path(exists=True, path_type=Path),
-    help="Folder of samples (duly serve --sample) or pictures, recording, MCAP, .npy or .npz; may be given again.",
+    type=click.Path(path_type=Path),
+    help="Folder of samples or pictures, recording, MCAP, .npy or .npz; may be given again.",
 )
 @click.option("--topic", default="", help="Topic of logs, where several fit.")
 @click.option("--all", "every", is_flag=True, help="Try all steps.")
@@ -62,6 +64,25 @@ from duly_learn.optimize.steps import STEPS
 @click.option(
     "--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Where model.toml states none."
 )
+@click.option(
+    "--guards",
+    is_flag=True,
+    help="Fit a detector of frames unlike others to the model's own layers, and guard by it; needs no steps.",
+)
+@click.option(
+    "--share",
+    type=Number(0, 1, min_open=True, max_open=True),
+    default=str(SHARE),
+    show_default=True,
+    help="Share of the multiplications that pruned and distilled variants have at most.",
+)
+@click.option(
+    "--train-seconds",
+    type=click.IntRange(1, 86_400),
+    default=int(SECONDS_MAX),
+    show_default=True,
+    help="How long a student is trained at most.",
+)
 @click.option("--report", "page", type=click.Path(dir_okay=False, path_type=Path), help="HTML page to write.")
 @click.option(
     "--out", "number", type=click.IntRange(1, 10**18 - 1), help="Number of the new version.  [default: the next]"
@@ -79,6 +100,9 @@ def optimize(
     held_out: float,
     frames_max: int,
     threads: int,
+    guards: bool,
+    share: float,
+    train_seconds: int,
     page: Path | None,
     number: int | None,
 ) -> None:
@@ -96,7 +120,7 @@ def optimize(
     asked = Asked(
         version,
         [_samples_of(place, version) for place in places],
-        _steps(every, named),
+        with_bounds(_steps(every, named, guards), share, train_seconds),
         version.config.task.tolerance if tolerance is None else tolerance,
         seed,
         held_out,
@@ -105,6 +129,7 @@ def optimize(
         threads,
         number,
         topic,
+        guards,
     )
     found = run(asked, click.echo)
     page.write_text(report(found), "utf-8")
@@ -118,10 +143,10 @@ def _samples_of(place: Path, version: ModelVersion) -> Path:
     return own if place.is_dir() and own.is_dir() else place
 
 
-def _steps(every: bool, named: str) -> list[Step]:
+def _steps(every: bool, named: str, guards: bool) -> list[Step]:
     known = {step.name: step for step in STEPS}
     names = [name.strip() for name in named.split(",") if name.strip()]
-    if every == bool(names):
+    if every == bool(names) and (every or not guards):
         raise click.UsageError(f"say --all, or some of --steps {','.join(known)}")
     for name in names:
         if name not in known:

@@ -1,36 +1,78 @@
-"""Frames of .npz files: samples that a server has taken, check samples, and arrays of many frames.
+"""Frames of .npz files: samples and stores of servers, check samples, and arrays of many frames.
 
-A sample is one frame: `input.NAME` for each input, perhaps `output.NAME` for outputs, which are not read here, and
-perhaps `label.NAME`. What is encoded is an array of bytes whose encoding stands in `meta`, the JSON that tells of the
-frame. In a file without such names each array is that of an input and holds many frames along its first dimension.
+What a server has kept (`duly.sampling.store`) says of each frame when and on which stream it came. A check sample is
+one frame: `input.NAME` for each input, perhaps `output.NAME` for outputs, which are not read here, and perhaps
+`label.NAME`. In a file without such names each array is that of an input and holds many frames along its first
+dimension.
 """
 
-import json
+import zipfile
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from duly.models.spec import TensorSpec
+from duly.sampling.sample import INPUT, Sample
+from duly.sampling.store import read
 from duly_learn.errors import LearnError
 from duly_learn.frames.frame import Array, Encoded, LearnFrame, Value
 
 SAMPLE_BYTES_MAX = 1 << 30
 """A file that holds more, packed or unpacked, is not read."""
+FILES_LOOKED_AT_MAX = 16
+"""So many files of a folder are looked at to see whether a server has kept them."""
+_SUFFIX = ".npz"
+_META = "meta.npy"
 
 
 def is_sample_folder(folder: Path) -> bool:
-    """Whether files of samples lie in the folder."""
-    return any(path.suffix == ".npz" for path in folder.iterdir())
+    """Whether files of samples lie in the folder, or a server's samples or store."""
+    return any(path.suffix == _SUFFIX for path in folder.iterdir()) or _is_kept(folder)
 
 
 def samples_in(folder: Path, inputs: tuple[TensorSpec, ...]) -> Iterator[LearnFrame | str]:
-    """Gives the frames of all .npz files of the folder by their names' order, and in place of files that are none, why
-    not.
+    """Gives the frames of all .npz files of the folder, those of a server in the order of time and others by their
+    names' order, and in place of files that are none, why not.
     """
-    for path in sorted(folder.glob("*.npz")):
-        yield from frames_of(path, inputs)
+    if not _is_kept(folder):
+        for path in sorted(folder.glob("*" + _SUFFIX)):
+            yield from frames_of(path, inputs)
+        return
+    passed_over: list[str] = []
+    for sample in read(folder, lambda path, reason: passed_over.append(f"{path}: {reason}")):
+        yield from passed_over
+        passed_over.clear()
+        missing = [spec.name for spec in inputs if spec.name not in sample.inputs]
+        yield frame_of(sample) if not missing else _lacks(folder, missing[0], sample)
+    yield from passed_over
+
+
+def frame_of(sample: Sample) -> LearnFrame:
+    """Returns a frame that a server has kept as its client sent it."""
+    inputs: dict[str, Value] = {}
+    for name, array in sample.inputs.items():
+        encoding = sample.encodings.get(INPUT + name)
+        inputs[name] = _text(array) if encoding is None else Encoded(encoding, array.tobytes())
+    return LearnFrame(inputs, sample.stream, sample.captured_unix_ns or sample.received_unix_ns, sample.labels or None)
+
+
+def _lacks(folder: Path, name: str, sample: Sample) -> str:
+    there = ", ".join(sample.inputs)
+    return f"{folder}: frame {sample.frame_id} of {sample.stream} lacks the input {name}; it has {there}"
+
+
+def _is_kept(folder: Path) -> bool:
+    """Whether a server has written what lies below the folder: its files say of themselves what they are."""
+    for path in islice(folder.rglob("*" + _SUFFIX), FILES_LOOKED_AT_MAX):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                if _META in archive.namelist():
+                    return True
+        except (OSError, zipfile.BadZipFile):
+            continue
+    return False
 
 
 def frames_of(path: Path, inputs: tuple[TensorSpec, ...]) -> Iterator[LearnFrame | str]:
@@ -60,40 +102,17 @@ def _read(path: Path) -> dict[str, Array]:
 
 
 def _is_sample(arrays: Mapping[str, Array]) -> bool:
-    return any(name.startswith("input.") for name in arrays)
+    return any(name.startswith(INPUT) for name in arrays)
 
 
 def _sample(path: Path, arrays: Mapping[str, Array], inputs: tuple[TensorSpec, ...]) -> LearnFrame:
-    meta = _meta(path, arrays)
-    stated = meta.get("encodings")
-    encodings: dict[str, Any] = stated if isinstance(stated, dict) else {}
-    values: dict[str, Value] = {}
     for spec in inputs:
-        array = arrays.get(f"input.{spec.name}")
-        if array is None:
+        if f"{INPUT}{spec.name}" not in arrays:
             there = ", ".join(arrays) or "none"
-            raise LearnError(f"{path}: lacks the array input.{spec.name}; it has {there}")
-        encoding = encodings.get(spec.name, "")
-        values[spec.name] = Encoded(str(encoding), array.tobytes()) if encoding else _text(array)
+            raise LearnError(f"{path}: lacks the array {INPUT}{spec.name}; it has {there}")
+    values: dict[str, Value] = {spec.name: _text(arrays[INPUT + spec.name]) for spec in inputs}
     labels = {name.removeprefix("label."): array for name, array in arrays.items() if name.startswith("label.")}
-    when_ns = next((meta[key] for key in _TIMES if isinstance(meta.get(key), int)), 0)
-    stream = str(meta.get("stream", path.parent.name))
-    return LearnFrame(values, stream, when_ns, labels or None)
-
-
-_TIMES = ("captured_unix_ns", "received_unix_ns", "capture_ns", "received_ns")
-
-
-def _meta(path: Path, arrays: Mapping[str, Array]) -> dict[str, Any]:
-    found = arrays.get("meta")
-    if found is None:
-        return {}
-    try:
-        text = found.tobytes() if found.dtype == np.uint8 else str(found.item())
-        meta = json.loads(text)
-    except ValueError as error:
-        raise LearnError(f"{path}: its array meta is no JSON") from error
-    return meta if isinstance(meta, dict) else {}
+    return LearnFrame(values, path.parent.name, 0, labels or None)
 
 
 def _many(path: Path, arrays: Mapping[str, Array], inputs: tuple[TensorSpec, ...]) -> list[LearnFrame]:
@@ -117,4 +136,4 @@ def _many(path: Path, arrays: Mapping[str, Array], inputs: tuple[TensorSpec, ...
 
 def _text(array: Array) -> Array:
     """Text as duly has it, which is arrays of str; all else as it is."""
-    return array.astype(object) if array.dtype.kind == "U" else array
+    return np.asarray(array).astype(object) if array.dtype.kind == "U" else array

@@ -22,6 +22,7 @@ from duly.sampling.files import BrokenFile, read_file
 from duly.sampling.sample import Sample
 from duly.sampling.store import LABELLED, segment_name
 from duly_learn.errors import LearnError
+from duly_learn.frames.samples import frame_of
 from duly_learn.learner.answers import answer_of, classes_of, label_of
 from duly_learn.learner.heart import Known
 from duly_learn.learner.held_out import held_out
@@ -29,7 +30,6 @@ from duly_learn.learner.job import Job, Lesson, write_job
 from duly_learn.learner.limited import TrainerFailed, run_limited
 from duly_learn.learner.old import Old, OldFrames, sort_out
 from duly_learn.learner.publish import publish
-from duly_learn.learner.replay import as_frame
 from duly_learn.learner.summaries import Summary
 from duly_learn.learner.trust import judge
 from duly_learn.learner.validation import Figures, compare, refusal
@@ -115,13 +115,13 @@ class Attempt:
         held = [(sample, each) for sample, each in recent if each.held_out]
         old_held = [(each.sample, each.label) for each in true if held_out(each.sample, share, seed)]
         lessons = [
-            Lesson(each.sample, each.label, OLD_WEIGHT, True)
+            Lesson(each.sample, each.label, _said_weight(each.sample) * OLD_WEIGHT, True)
             for each in (*true, *unknown)
             if not held_out(each.sample, share, seed)
         ]
         fresh = [(sample, each.label) for sample, each in recent if not each.held_out]
         lessons += [
-            Lesson(sample, label, 1.0 + (NEWEST_WEIGHT - 1.0) * nth / len(fresh), False)
+            Lesson(sample, label, _said_weight(sample) * (1.0 + (NEWEST_WEIGHT - 1.0) * nth / len(fresh)), False)
             for nth, (sample, label) in enumerate(fresh)
         ]
         if len(held) < learning.validation.held_out_min:
@@ -234,7 +234,7 @@ class Attempt:
     ) -> tuple[Figures, npt.NDArray[np.int64]]:
         learning = self.version.config.learning
         assert learning is not None
-        frames = [as_frame(sample) for sample, _ in (*held, *old)]
+        frames = [frame_of(sample) for sample, _ in (*held, *old)]
         candidate = replace(
             self.version, version=str(int(self.version.version) + 1), folder=(self.work / "job" / "out").resolve()
         )
@@ -268,6 +268,11 @@ def compared(summary: Summary, sample: Sample) -> npt.NDArray[np.float64]:
     plain = [at for at, name in enumerate(summary.names) if name.startswith("input.")]
     small = all(not name.endswith((".mean", ".size")) for name in summary.names if name.startswith("input."))
     return numbers[plain] if small and plain else numbers
+
+
+def _said_weight(sample: Sample) -> float:
+    """What its sender says that a label counts; nobody makes a label count more than others."""
+    return min(1.0, sample.labelled.weight) if sample.labelled is not None else 1.0
 
 
 def _other_tensors(variant: str, new: Signature, old: Signature) -> str:

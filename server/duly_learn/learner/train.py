@@ -17,9 +17,9 @@ from duly.models.repository import ModelVersion
 from duly.models.spec import ModelConfig, Variant
 from duly_learn.errors import LearnError
 from duly_learn.frames.frame import LearnFrame
+from duly_learn.frames.samples import frame_of
 from duly_learn.learner.head import FEATURES, find_head, train, with_head, without_head
 from duly_learn.learner.job import Job, Lesson, copy_version, read_job
-from duly_learn.learner.replay import as_frame
 from duly_learn.learner.trees import as_graph, fit
 from duly_learn.running.seen import GraphView
 
@@ -88,7 +88,7 @@ def _head(
     kept = {name: getattr(config, name) for name in config.model_fields_set if name not in bare}
     version = ModelVersion(job.model, job.version, body, folder, ModelConfig().model_copy(update=kept), ())
     version = replace(version, config=version.config.model_copy(update={"variants": (Variant(name=variant.name),)}))
-    frames: list[LearnFrame] = [as_frame(lesson.sample) for lesson in lessons]
+    frames: list[LearnFrame] = [frame_of(lesson.sample) for lesson in lessons]
     features = np.stack([sight.outputs[FEATURES].ravel() for sight in GraphView(version).of(frames)])
     labels, weights = _labels(lessons)
     return with_head(graph, head, *train(head, features.astype(np.float64), labels, weights))

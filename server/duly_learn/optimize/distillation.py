@@ -14,6 +14,7 @@ import onnx
 from duly_learn.optimize.examples import examples_of
 from duly_learn.optimize.pruning import SHARE, notes_of, pruned_of, said_of
 from duly_learn.optimize.step import Candidate, OptimizeSource, Refused
+from duly_learn.optimize.vector_student import ROWS_MAX, NoVector, vector_student
 
 STEPS_MAX = 2000
 SECONDS_MAX = 600.0
@@ -33,6 +34,13 @@ class Distillation:
 
     def make(self, source: OptimizeSource, folder: Path) -> Candidate:
         """Raises Refused where no student can be made or trained; the message names the nodes that are in the way."""
+        try:
+            return self._smaller(source, folder)
+        except Refused as refused:
+            return _of_another_kind(source, folder, refused)
+
+    def _smaller(self, source: OptimizeSource, folder: Path) -> Candidate:
+        """The pruned network, trained."""
         # Whoever only asks which steps there are need not wait for jax.
         from duly_learn.optimize.interpreter import CannotTrain
         from duly_learn.optimize.loss_of_task import loss_of
@@ -64,3 +72,13 @@ class Distillation:
         if trained.cut_short:
             notes.append("What training keeps of all frames would have been too large: the last ones were left out.")
         return Candidate("model.onnx", said, notes)
+
+
+def _of_another_kind(source: OptimizeSource, folder: Path, refused: Refused) -> Candidate:
+    """A student for a model that takes a vector, where the network itself can't be made smaller and trained."""
+    try:
+        model, said = vector_student(source, list(examples_of(source, ROWS_MAX)))
+    except NoVector as error:
+        raise Refused(f"{refused}; and {error}") from error
+    onnx.save(model, str(folder / "model.onnx"))
+    return Candidate("model.onnx", said, [f"The graph itself is not trained: {refused}."])

@@ -2,7 +2,7 @@
 
 The nodes before the first one that is trained are run once for each frame by ONNX Runtime, and what they give is kept;
 so a long frozen front costs nothing while the rest is trained by jax (optimize/interpreter). The optimiser is Adam
-(Kingma and Ba 2015) with a rate that falls along a cosine.
+(Kingma and Ba 2015) with a rate that falls along a cosine, over as many steps as the time is enough for.
 """
 
 import time
@@ -40,7 +40,7 @@ class Bounds:
 
     steps: int
     seconds: float
-    batch: int = 8
+    batch: int = 4
     rate: float = 1e-3
 
 
@@ -99,17 +99,22 @@ def train(
     losses: list[float] = []
     since: list[jax.Array] = []
     order: list[int] = []
-    begin, done = clock(), 0
-    while done < bounds.steps:
+    begin, done, total = clock(), 0, bounds.steps
+    while done < total:
         if len(order) < batch:
             order = random.permutation(count).tolist()
         chosen, order = np.array(order[:batch]), order[batch:]
         weights, slopes, value = step(
-            weights, slopes, {n: v[chosen] for n, v in inputs.items()}, {n: v[chosen] for n, v in wanted.items()}, done
+            weights,
+            slopes,
+            {n: v[chosen] for n, v in inputs.items()},
+            {n: v[chosen] for n, v in wanted.items()},
+            done,
+            total,
         )
         since.append(value)
         done += 1
-        if done % _LOSSES_EVERY == 0 or done == bounds.steps:
+        if done % _LOSSES_EVERY == 0 or done == total:
             losses.append(float(np.mean([float(each) for each in since])))
             since = []
             if not np.isfinite(losses[-1]):
@@ -117,8 +122,9 @@ def train(
                     f"the loss is {losses[-1]} at step {done} of {bounds.steps}: the frames or the teacher's answers "
                     f"hold what is no number, or the rate of {bounds.rate:g} is too high"
                 )
-            if clock() - begin > bounds.seconds:
-                break
+            # The first steps are compiled and slow: what is left of the time is for as many steps as there will be.
+            spent = clock() - begin
+            total = min(total, done + int(done * max(0.0, bounds.seconds - spent) / max(spent, 1e-9)))
     trained = onnx.ModelProto()
     trained.CopyFrom(model)
     for name, value in weights.items():
@@ -199,13 +205,14 @@ def _step(interpreter: Interpreter, fixed: Mapping[str, jax.Array], loss: Loss, 
 
         return jnp.mean(jax.vmap(of_frame)(inputs, wanted))
 
-    warm = max(1.0, _WARM_SHARE * bounds.steps)
-
     @jax.jit
-    def step(weights: Values, slopes: tuple[Values, Values], inputs: Values, wanted: Values, done: int) -> Any:
+    def step(
+        weights: Values, slopes: tuple[Values, Values], inputs: Values, wanted: Values, done: int, total: int
+    ) -> Any:
         value, gradient = jax.value_and_grad(of_batch)(weights, inputs, wanted)
         time_ = done + 1.0
-        rate = bounds.rate * jnp.minimum(time_ / warm, 0.5 * (1 + jnp.cos(jnp.pi * done / bounds.steps)))
+        warm = jnp.maximum(1.0, _WARM_SHARE * total)
+        rate = bounds.rate * jnp.minimum(time_ / warm, 0.5 * (1 + jnp.cos(jnp.pi * done / total)))
         first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, slopes[0], gradient)
         second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, slopes[1], gradient)
         changed = jax.tree.map(

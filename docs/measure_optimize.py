@@ -1,0 +1,232 @@
+"""Prints what `duly models optimize` makes of models, with the figures of docs/optimize.md:
+
+    python docs/measure_optimize.py [digits] [beats] [yolo] [vad] [--out FOLDER]
+
+`digits` is a network of SqueezeNet's kind and `beats` one of convolutions over an ECG; both are trained here, from a
+seed, on real data that packages ship. `yolo` and `vad` are the demo's. Without names: all. It needs the extras demo and
+learn; yolo takes an hour, `--seconds` says how long its student is trained.
+"""
+
+import argparse
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from duly.demo.assets import fetch
+from duly.models.repository import Repository
+from duly_learn.optimize.losses import of_logits
+from duly_learn.optimize.page import report
+from duly_learn.optimize.run import Asked, Found, optimize
+from duly_learn.optimize.steps import STEPS, with_bounds
+from duly_learn.optimize.training import Bounds, train
+
+SEED = 0
+TOLERANCE = 0.02
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Layers:
+    """Writes a graph layer by layer, with weights drawn from the seed (He et al. 2015)."""
+
+    def __init__(self, tensor: str, width: int) -> None:
+        self._random = np.random.default_rng(SEED)
+        self.nodes: list[onnx.NodeProto] = []
+        self.arrays: list[onnx.TensorProto] = []
+        self.tensor, self.width = tensor, width
+
+    def _node(self, operator: str, inputs: Sequence[str], **attributes: Any) -> str:
+        output = f"{operator.lower()}{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, inputs, [output], **attributes))
+        return output
+
+    def _weights(self, *shape: int) -> list[str]:
+        name = f"w{len(self.nodes)}"
+        kernel = self._random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+        self.arrays += [
+            numpy_helper.from_array(kernel.astype(np.float32), name),
+            numpy_helper.from_array(np.zeros(shape[0], np.float32), f"{name}.bias"),
+        ]
+        return [name, f"{name}.bias"]
+
+    def conv(self, width: int, *kernel: int, stride: int = 1) -> str:
+        pads = [extent // 2 for extent in kernel] * 2
+        inputs = [self.tensor, *self._weights(width, self.width, *kernel)]
+        made = self._node("Conv", inputs, kernel_shape=kernel, pads=pads, strides=[stride] * len(kernel))
+        self.tensor, self.width = self._node("Relu", [made]), width
+        return self.tensor
+
+    def fire(self, squeezed: int, expanded: int) -> None:
+        """Iandola et al. 2016, "SqueezeNet", section 3.2."""
+        start = self.conv(squeezed, 1, 1)
+        small = self.conv(expanded, 1, 1)
+        self.tensor, self.width = start, squeezed
+        large = self.conv(expanded, 3, 3)
+        self.tensor, self.width = self._node("Concat", [small, large], axis=1), 2 * expanded
+
+    def pool(self) -> None:
+        self.tensor = self._node("MaxPool", [self.tensor], kernel_shape=[2, 2], strides=[2, 2])
+
+    def classes(self, count: int, output: str) -> None:
+        pooled = self._node("Flatten", [self._node("GlobalAveragePool", [self.tensor])])
+        self.nodes.append(helper.make_node("Gemm", [pooled, *self._weights(count, self.width)], [output], transB=1))
+
+    def model(self, name: str, shape: Sequence[int], output: str, count: int) -> onnx.ModelProto:
+        graph = helper.make_graph(
+            self.nodes,
+            "trained",
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *shape])],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["N", count])],
+            self.arrays,
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def trained(model: onnx.ModelProto, name: str, rows: Array, truth: Array, steps: int) -> onnx.ModelProto:
+    """Trains a classifier on what is true: its teacher gives ten times one for the right class."""
+    output, count = model.graph.output[0].name, int(truth.max()) + 1
+    wanted = 10.0 * np.eye(count, dtype=np.float32)[truth]
+    examples = (({name: row[None]}, {output: right[None]}) for row, right in zip(rows, wanted, strict=True))
+    bounds = Bounds(steps=steps, seconds=3600, batch=16, rate=2e-3)
+    return train(model, examples, of_logits(output), bounds, SEED).model
+
+
+def digits(models: Path) -> list[Path]:
+    """Handwritten digits: 1,797 pictures of 8x8 from scikit-learn, four times as wide and high."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    pictures = np.kron(found.images * 15.9375, np.ones((1, 4, 4))).astype(np.uint8)[..., None]
+    layers = Layers("pixels", 1)
+    layers.conv(32, 3, 3)
+    layers.pool()
+    layers.fire(16, 64)
+    layers.fire(32, 64)
+    layers.pool()
+    layers.fire(32, 128)
+    layers.fire(48, 128)
+    layers.classes(10, "scores")
+    model = layers.model("pixels", [1, 32, 32], "scores", 10)
+    rows = pictures.transpose(0, 3, 1, 2).astype(np.float32) / 255
+    _write(models / "digits", trained(model, "pixels", rows[:1200], found.target[:1200], 600))
+    (models / "digits/labels.txt").write_text("\n".join(map(str, range(10))) + "\n")
+    (models / "digits/model.toml").write_text(
+        'labels = "labels.txt"\nbatch_sizes = [1]\n[[input]]\nname = "picture"\ntensor = "pixels"\n'
+        'datatype = "UINT8"\nshape = [32, 32, 1]\npreprocess = [{ op = "normalise", scale = 0.00392156862745098 }, '
+        '{ op = "layout" }]\n'
+    )
+    frames = models.parent / "digits.npz"
+    np.savez(frames, picture=pictures)
+    return [frames]
+
+
+def beats(models: Path) -> list[Path]:
+    """Normal and ectopic heartbeats in 1.2 s of two leads of ECG: record 201 of the AHA database."""
+    from duly.demo.bedside import HOP_SAMPLES, WINDOW_SAMPLES, read_beats, read_signal, window
+
+    files = fetch(("0201.dat", "0201.atr"))
+    signal, found = read_signal(files["0201.dat"]), read_beats(files["0201.atr"])
+    inside = [(at, ectopic) for at, ectopic in found if WINDOW_SAMPLES < at + 100 < signal.shape[1]]
+    rare = sum(ectopic for _, ectopic in inside)
+    random = np.random.default_rng(SEED)
+    kept = [each for each in inside if each[1] or random.random() < 2 * rare / len(inside)]
+    ends = [at + 100 + int(random.integers(HOP_SAMPLES)) - HOP_SAMPLES for at, _ in kept]
+    rows = np.stack([window(signal, end).reshape(2, -1) for end in ends])
+    truth = np.array([int(ectopic) for _, ectopic in kept])
+    layers = Layers("ecg", 2)
+    for width in (64, 128, 128, 128):
+        layers.conv(width, 7, stride=2)
+    layers.classes(2, "scores")
+    model = layers.model("ecg", [2, WINDOW_SAMPLES], "scores", 2)
+    half = len(rows) // 2
+    _write(models / "beats", trained(model, "ecg", rows[:half], truth[:half], 400))
+    (models / "beats/labels.txt").write_text("normal\nectopic\n")
+    (models / "beats/model.toml").write_text('labels = "labels.txt"\nbatch_sizes = [1]\n')
+    frames = models.parent / "beats.npz"
+    np.savez(frames, ecg=rows)
+    return [frames]
+
+
+def _write(folder: Path, model: onnx.ModelProto) -> None:
+    (folder / "1").mkdir(parents=True)
+    onnx.save(model, str(folder / "1/model.onnx"))
+
+
+def yolo(models: Path) -> list[Path]:
+    """YOLOv2-tiny on a street with cyclists, and on what else was given."""
+    from duly.demo.prepare import prepare_models
+
+    shutil.copytree(prepare_models() / "yolo", models / "yolo")
+    return [fetch(("bikes.mp4",))["bikes.mp4"]]
+
+
+def vad(models: Path) -> list[Path]:
+    """Silero VAD on half a minute of talk."""
+    from duly.demo.prepare import prepare_models
+
+    shutil.copytree(prepare_models() / "vad", models / "vad")
+    return [fetch(("sample.wav",))["sample.wav"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    make: Callable[[Path], list[Path]]
+    """Writes the model into a repository, and returns where its frames are."""
+    share: float
+    """Of the multiplications, what smaller graphs are left with."""
+
+
+CASES = {"digits": Case(digits, 0.4), "beats": Case(beats, 0.4), "yolo": Case(yolo, 0.6), "vad": Case(vad, 0.6)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("names", nargs="*", metavar="MODEL", help="Models; none: all.")
+    parser.add_argument("--out", type=Path, default=Path("build/optimize"), help="Folder for models and reports.")
+    parser.add_argument("--frames", type=Path, action="append", default=[], help="More recordings for yolo.")
+    parser.add_argument("--seconds", type=float, default=600, help="How long a student is trained at most.")
+    parser.add_argument("--steps", default="", help="Steps, with commas; none: all.")
+    given = parser.parse_args()
+    for name in given.names or CASES:
+        found = measured(name, given.out, given.frames if name == "yolo" else [], given.seconds, given.steps)
+        (given.out / f"{name}.html").write_text(report(found), "utf-8")
+        print(table(name, found), flush=True)
+
+
+def measured(name: str, out: Path, more: Sequence[Path], seconds: float, steps: str) -> Found:
+    case = CASES[name]
+    models = out / name / "models"
+    shutil.rmtree(out / name, ignore_errors=True)
+    models.mkdir(parents=True)
+    places = [*case.make(models), *more]
+    version = next(each for each in Repository(models).scan()[0] if each.name == name)
+    wanted = [step for step in STEPS if not steps or step.name in steps.split(",")]
+    bounded = with_bounds(wanted, case.share, seconds)
+    return optimize(Asked(version, places, bounded, TOLERANCE, SEED, by_mean=True), print)
+
+
+def table(name: str, found: Found) -> str:
+    """Returns rows of Markdown: each step with its agreement, speed and size, or why it was refused."""
+    rows = []
+    for each in found.candidates:
+        if each.agreement is None or not each.times:
+            rows.append(f"| {name} | {each.name} | | | | refused: {'; '.join(each.refusals)} |")
+            continue
+        verdict = "kept" if each.kept and not each.refusals else "; ".join(each.refusals)
+        mean, low, high = each.agreement.mean, each.agreement.low, each.agreement.high
+        size = each.size_bytes / found.original.size_bytes
+        rows.append(
+            f"| {name} | {each.name} | {mean:.4f} ({low:.4f} to {high:.4f}, {each.agreement.count}) | "
+            f"{each.speed_up:.2f} | {size:.2f} | {verdict} |"
+        )
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    main()
