@@ -2,9 +2,11 @@
 
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 
 from duly.demo.assets import cache_dir, fetch
@@ -111,6 +113,33 @@ def test_vehicle_tells_its_motion_by_lidar_radar_and_imu() -> None:
     right = re.search(r"([\d.]+)% of \d+ answers were right", texts["IMU"])
     assert right
     assert float(right[1]) > 85
+
+
+@pytest.mark.timeout(300)
+def test_a_demo_that_learns_leaves_nothing_behind_when_it_is_ended(tmp_path: Path) -> None:
+    fetch(demo_named("network").assets, progress=False)
+    with subprocess.Popen(
+        command("network", "--seconds", "3000"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(TMPDIR=str(tmp_path)),
+    ) as demo:
+        assert demo.stdout is not None
+        assert demo.stderr is not None
+        for line in demo.stdout:
+            if re.match(" +5 s ", line):
+                break
+        started = psutil.Process(demo.pid).children(recursive=True)
+        folders = list(tmp_path.glob("duly-demo-*"))
+        demo.send_signal(signal.SIGTERM)
+        assert demo.wait(timeout=60) == 128 + signal.SIGTERM
+        assert demo.stderr.read().strip() == ""
+    assert folders
+    assert len(started) >= 3  # the server, its worker, and what keeps frames or learns from them
+    _, alive = psutil.wait_procs(started, timeout=10)
+    assert alive == []
+    assert list(tmp_path.glob("duly-demo-*")) == []
 
 
 def test_the_list_names_every_demo() -> None:
