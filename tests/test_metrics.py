@@ -49,6 +49,9 @@ SERIES = {
     "duly_streams_closed",
     "duly_streams_open",
     "duly_streams_opened",
+    "duly_trial_agreement_ratio",
+    "duly_trial_stage",
+    "duly_trials",
     "duly_version_state",
     "duly_wasted_lane_seconds",
     "duly_worker_restarts",
@@ -83,6 +86,8 @@ def busy_server() -> Metrics:
         versions={"yolo/1": "READY"},
         frames_refused={"its stream holds too many bytes": 6},
         calls_failed={"NOT_PERMITTED": 7},
+        trials={"yolo/2": ("SHADOW", 0.98)},
+        trials_ended={("vad", "ROLLED_BACK"): 1},
         samples=SamplingCounts(Counter(yolo=8), Counter(no_space=9), Counter(JOINED=10), {"samples": 4096}, 2),
         learning=LearningCounts({("yolo", "input.x"): 1}, {("yolo", "published"): 1}, {"yolo": 400}, 1),
     )
@@ -249,7 +254,7 @@ def test_the_series_follow_the_conventions_of_prometheus() -> None:
         for sample in family.samples:
             assert set(sample.labels) <= {
                 "cause", "class", "device", "guard", "kind", "lane", "le", "model", "reason", "result", "signal",
-                    "state", "status",
+                "stage", "state", "status",
             }  # fmt: skip
 
 

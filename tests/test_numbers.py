@@ -9,10 +9,12 @@ from google.protobuf.descriptor import EnumDescriptor
 from duly.core.events import Advice
 from duly.core.types import BacklogPolicy, FusionWait, GapPolicy, OutcomeStatus, StreamClass
 from duly.models.spec import ELEMENT_BYTES, DataTypeName
+from duly.sampling.sample import numpy_type
+from duly.sampling.wire import Joined
 from duly.v1 import inference_pb2, tensor_pb2
 from duly.worker.dtypes import BFLOAT16 as SERVERS_BFLOAT16
 from duly.worker.dtypes import DTYPES, TEXT
-from duly_client import Status
+from duly_client import FeedbackStatus, Status
 from duly_client import convert as client
 from duly_client.bfloat16 import BFLOAT16
 from duly_load.results.outcomes import OWN_KINDS_FROM, FrameOutcome
@@ -37,6 +39,8 @@ def numbers(enum: type[IntEnum]) -> dict[str, int]:
         ("BacklogPolicy", "BACKLOG_POLICY_", BacklogPolicy),
         ("GapPolicy", "GAP_POLICY_", GapPolicy),
         ("FusionWait", "FUSION_WAIT_", FusionWait),
+        ("FeedbackStatus", "FEEDBACK_STATUS_", Joined),
+        ("FeedbackStatus", "FEEDBACK_STATUS_", FeedbackStatus),
     ],
     ids=lambda value: value.__module__ if isinstance(value, type) else None,
 )
@@ -65,3 +69,11 @@ def test_element_types_are_those_of_the_protocol() -> None:
     text = {"STRING": 4}  # the length before each element
     assert {name: dtype.itemsize for name, dtype in client.DTYPES.items()} | text == ELEMENT_BYTES
     assert DTYPES.keys() == names
+
+
+def test_kept_frames_have_the_element_types_of_the_worker() -> None:
+    for name, dtype in DTYPES.items():
+        if dtype == TEXT:
+            assert numpy_type(name).kind == "U"
+        else:
+            assert numpy_type(name) == ("<u2" if dtype == SERVERS_BFLOAT16 else dtype)

@@ -39,7 +39,7 @@ from duly.runtime.admission import SWITCH_SECONDS, Admission
 from duly.runtime.catalogue import Catalogue, VersionState
 from duly.runtime.driver import Driver
 from duly.runtime.flight_recorder import DumpError, FlightRecorder
-from duly.runtime.learning import Learning, missing_packages
+from duly.runtime.learning import LearnerSettings, Learning, missing_packages
 from duly.runtime.model_host import ModelHost, VersionLimits
 from duly.runtime.read_apart import READERS_MAX
 from duly.runtime.recording_file import RecordingWriter
@@ -128,9 +128,6 @@ class App:
             VersionLimits(config.versions_max, config.versions_all_max),
         )
         self._sampling = Sampling(config, self.driver, self.catalogue)
-        self.learning = Learning(
-            config.models, config.learn, config.learn_commands, config.learn_memory_bytes_max, self.catalogue
-        )
         self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms)
         host = StreamHost(self.driver, self.catalogue, verdicts, limits, config.advice)
         if self._sampling.sampler is not None:
@@ -148,6 +145,12 @@ class App:
             self.streams.keys,
             verdicts.observed_by,
             self._trial_decided,
+        )
+        self.learning = Learning(
+            LearnerSettings(config.models, config.learn, config.learn_commands, config.learn_memory_bytes_max),
+            self.catalogue,
+            self._is_coming,
+            self.trials.drifted,
         )
         self.kserve: KServeInference | None = None
         """The front end for KServe's protocol; None: the server does not listen yet."""
@@ -239,7 +242,7 @@ class App:
             self._recording.dump,
             lambda: self._local.offered if self._local is not None else "",
         )
-        models = ModelService(self.host, self.catalogue, self.driver, self.trials)
+        models = ModelService(self.host, self.catalogue, self.driver, self.trials, self.learning)
         of_kserve = KServeModels(front, self.host, self.metrics), KServeMachine(front, sharing is not Sharing.OFF)
         add_services(server, models, control, self._health, of_kserve, config.reflection)
         try:
@@ -272,8 +275,7 @@ class App:
             watch_over("versions on trial", self.trials.watch),
             watch_over("time of trials", self.trials.tick),
         ]
-        if config.learn is not None:
-            self._tasks.append(watch_over("learning", self.learning.run))
+        self.learning.start()
         self._say_ceiling(message_bytes_max)
         _log.info("serving", address=self.address, local=self.local_path or None, metrics=self.metrics_address or None)
 
@@ -302,7 +304,12 @@ class App:
         ]
         local_bytes_max = config.local_bytes_max if config.local is not None else 0
         ceiling = memory_ceiling(
-            config.payload_bytes_max, message_bytes_max, config.streams_max, workers, local_bytes_max
+            config.payload_bytes_max,
+            message_bytes_max,
+            config.streams_max,
+            workers,
+            local_bytes_max,
+            self._sampling.bytes_max,
         )
         _log.info("most memory under the limits, in bytes", total=ceiling.total, **asdict(ceiling))
         has_bytes = memory_bytes_max()
@@ -378,6 +385,7 @@ class App:
             await self._admin_server.stop(STOP_SECONDS)
         self.regions.close()
         await self._sampling.close()
+        await self.learning.close()
         await self.trials.close()
         self._admission.close()
         await self._supervisor.close()
@@ -410,6 +418,11 @@ class App:
             _log.info("drained")
         finally:
             self._drained.set()
+
+    def _is_coming(self, name: str, version: str) -> bool:
+        """Whether a loaded version that is not active may yet become so: its trial is not over."""
+        report = self.trials.report(name, version)
+        return report is None or not report.stage.over
 
     def _gauges(self) -> Gauges:
         held = self.driver.held

@@ -135,6 +135,7 @@ for _command in (
     manifest,
     *COMMANDS,
     Lazy("optimize", "duly_learn.commands.optimize:optimize", "Make faster variants of a model.", _LEARN_EXTRAS),
+    Lazy("guards", "duly_learn.commands.guards:guards", "Measure what the guards of a model find.", _LEARN_EXTRAS),
     Lazy("robustness", "duly_learn.commands.robustness:robustness", "Test a model on harmed frames.", _LEARN_EXTRAS),
 ):
     models.add_command(_command)

@@ -1,5 +1,5 @@
-"""`duly models load`, `unload`, `activate`, `rollback`, `trials`, `try` and `veto`: which versions a running server
-serves, and which it tries.
+"""`duly models load`, `unload`, `activate`, `rollback`, `trials`, `try`, `veto` and `learning`: which versions a
+running server serves, which it tries, and how it comes by new ones.
 """
 
 import asyncio
@@ -138,6 +138,41 @@ def veto(name: str, version: str, reason: str, **connection: Any) -> None:
         click.echo(f"{name}/{version}  VETOED  it was not on trial, and is not tried by itself")
 
 
+@click.command()
+@click.argument("name", default="")
+@connection_options
+def learning(name: str, **connection: Any) -> None:
+    """Print how NAME, or each model that does, learns from labelled frames: what drifts, and what came of new versions.
+
+    They are learnt under `duly serve --learn DIR`.
+    """
+
+    async def call(client: "Client") -> "list[model_pb2.Learning]":
+        return await client.learning(name)
+
+    found = _ask(Connection(**connection), call)
+    for learned in found:
+        _print_learning(learned)
+    if not found:
+        click.echo(f"{name or 'no model'} {'does not learn' if name else 'learns'}")
+
+
+def _print_learning(learned: "model_pb2.Learning") -> None:
+    click.echo(f"{learned.name}/{learned.version}  {learned.phase or 'not looked at yet'}")
+    unusable = f", {learned.labels_unusable} name no class" if learned.labels_unusable else ""
+    click.echo(
+        f"  seen: {learned.frames} frames, {learned.labels} labels ({learned.labels_of_regime} since errors changed"
+        f"{unusable})"
+    )
+    if learned.drifts:
+        click.echo(f"  drift: {', '.join(f'{each.name} {each.count}x' for each in learned.drifts)}")
+    if learned.attempts:
+        click.echo(f"  attempts: {', '.join(f'{each.count} {each.name}' for each in learned.attempts)}")
+        click.echo(f"  the last one: {learned.attempt}, {learned.attempt_text}")
+    if learned.problem:
+        click.echo(f"  problem: {learned.problem}")
+
+
 def _print(trial: "model_pb2.Trial") -> None:
     from duly.v1 import model_pb2
 
@@ -159,4 +194,4 @@ def _print(trial: "model_pb2.Trial") -> None:
         click.echo(f"  errors: {trial.errors}")
 
 
-COMMANDS = (load, unload, activate, rollback, trials, try_version, veto)
+COMMANDS = (load, unload, activate, rollback, trials, try_version, veto, learning)

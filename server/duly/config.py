@@ -279,7 +279,7 @@ class ServerConfig(BaseModel):
     """Versions of all models together that may be loaded at once."""
     watch: Literal["off", "load", "activate"] = "off"
     """What happens to a new version that comes into the repository while the server runs: nothing, it is loaded, or it
-    is also activated."""
+    is also activated; where its model.toml has [trial], it is tried on live frames first."""
     watch_settle_s: Seconds = 2.0
     """How long nothing in a model's folder must have changed before a new version in it is loaded."""
     batch_timeout_ms: Annotated[

@@ -1,6 +1,7 @@
 """The demo as a user meets it, on the real models and recordings, and the parts of it that can go wrong."""
 
 import fcntl
+import io
 import os
 import pty
 import re
@@ -16,14 +17,16 @@ import onnx
 import psutil
 import pytest
 from onnx import TensorProto, helper
+from rich.console import Console
 
 from duly.demo import prepare
 from duly.demo.assets import cache_dir, fetch
 from duly.demo.clips import Clip
 from duly.demo.perception import Hearing, Sight
 from duly.demo.prepare import prepare_models
+from duly.demo.sensors import Sensor
 from duly.demo.serving import ServerFailed, serving
-from duly.demo.show import percent
+from duly.demo.show import percent, table
 from duly.demo.street import DEMO, speaker_turns
 from duly.demo.tally import Tally
 from duly_client import Client, Outcome, ServerUnavailable, Status
@@ -335,3 +338,16 @@ def test_nothing_perceived_is_an_empty_text() -> None:
 )
 def test_a_ratio_is_never_rounded_to_all_or_nothing(ratio: float, text: str) -> None:
     assert percent(ratio) == text
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_table_fits_its_terminal(width: int) -> None:
+    clip = Clip([b"a"], 40 * MS)
+    sensor = Sensor("terminal 1", "fraud", clip, 40 * MS, 0, 50.0, "CRITICAL", "ALL")
+    sensor.tally.sent = 1234
+    console = Console(width=width, file=io.StringIO())
+    console.print(table([sensor], 0, width))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert "…" not in "".join(lines)
+    assert ("batch" in lines[-2]) == (width >= 76)

@@ -15,13 +15,17 @@ import pytest
 from duly.demo import machine, motion
 from duly.demo.bedside import HOP_SAMPLES, WINDOW_SAMPLES, Monitor, read_beats, read_signal
 from duly.demo.catalogue import DEMOS, demo_named
-from duly.demo.fraud import AMOUNT_MAX, Scoring, changed_ways
+from duly.demo.changing import Scoring, learnt
+from duly.demo.clips import Clip
+from duly.demo.fraud import SAME_SUM, changed_ways
 from duly.demo.images import read_volume, tissue
 from duly.demo.judgement import Naming, Verdicts, Words
 from duly.demo.machine import CHUNK, Watch, vibration, write_departure
 from duly.demo.prepare import _TEMPLATES
+from duly.demo.sensors import Labels, Sensor
+from duly.demo.serving import Event
 from duly.demo.vehicle import read_points
-from duly_client import Outcome, Status
+from duly_client import FeedbackStatus, Outcome, Status
 
 WORDS = Words(yes="YES", no="no", things="apples", others="pears")
 
@@ -186,15 +190,16 @@ def test_a_bearing_is_found_after_three_chunks_in_a_row() -> None:
 
 
 def test_fraudsters_change_their_ways_and_nobody_else() -> None:
-    rows = np.array([[90_000, 1], [500, 0]], np.float32)
-    changed = changed_ways(rows, np.array([True, False]))
-    assert changed.tolist() == [[AMOUNT_MAX - 90_000, 1], [500, 0]]
-    assert rows[0, 0] == 90_000
-    scoring = Scoring([True, True], shift_index=1)
+    rows = np.array([[95_000, 1], [500, 1], [500, 0]], np.float32)
+    fraud = np.array([True, True, False])
+    assert changed_ways(rows, fraud, 0).tolist() == rows.tolist()
+    assert changed_ways(rows, fraud, 1).tolist() == [[95, 1], [500, 1], [500, 0]]
+    assert changed_ways(rows, fraud, 2).tolist() == [[SAME_SUM + 95, 1], [500, 1], [500, 0]]
+    scoring = Scoring([True, True], [1], WORDS, 0.5)
     scoring.take(0, answer(probabilities=[0.1, 0.9]))
     scoring.take(1, answer(probabilities=[0.9, 0.1]))
-    assert (scoring.before[True, True], scoring.after[True, False]) == (1, 1)
-    assert scoring.now() == "paid 0.10; 0 of 1 frauds found since fraudsters changed their ways"
+    assert scoring.counts == {(0, "1"): {(True, True): 1}, (1, "1"): {(True, False): 1}}
+    assert scoring.now() == "no 0.10 by version 1; 1 of the last 2 right"
 
 
 # ---- the catalogue ----
@@ -209,3 +214,45 @@ def test_each_demo_is_whole(name: str) -> None:
     assert set(demo.assets) <= set(ASSETS)
     assert all((_TEMPLATES / model / "model.toml").is_file() for model in demo.models)
     assert all(path.is_file() for path in demo.made_by)
+
+
+# ---- a model that learns ----
+
+
+def test_what_was_learnt_is_told_by_versions_and_by_what_came_back() -> None:
+    sensor = Sensor("gateway", "sites", Clip([b"x"], 1), 1, 0, 50.0, "CRITICAL", "ALL")
+    scoring = Scoring([True] * 30, [10], WORDS, 0.5)
+    sensor.perception, sensor.labels = scoring, Labels([1] * 30, 0)
+    sensor.labels.by_status[FeedbackStatus.JOINED] = 1200
+    for index in range(30):
+        # All right before the change, none after it, and four of five with version 2.
+        yes = 0.9 if index < 10 or (index >= 20 and index % 5) else 0.1
+        version = "2" if index >= 20 else "1"
+        outcome = Outcome(index, Status.ON_TIME, 0, version, _arrays={"probabilities": np.array([1 - yes, yes])})
+        scoring.take(index, outcome)
+    log = [
+        {"event": "drift", "signal": "errors", "at": 15},
+        {"event": "drift", "signal": "input.x[0]", "at": 14},
+        {"event": "an attempt at a new version has ended", "result": "refused"},
+        {"event": "an attempt at a new version has ended", "result": "published"},
+        {"event": "trial", "model": "sites/2", "stage": "SHADOW"},
+        {"event": "trial", "model": "sites/2", "stage": "ACTIVE"},
+        {"event": "trial", "model": "sites/2", "stage": "ACTIVE", "log": "duly.audit"},
+    ]
+    texts = learnt([sensor], [Event(0, entry) for entry in log], ("as learnt", "changed"))
+    assert texts["as learnt"].startswith("Version 1: 10 of 10 apples were found (100%).")
+    assert "Version 1: 0 of 10 apples" in texts["changed"]
+    assert "Version 2: 8 of 10 apples" in texts["changed"]
+    assert texts["changed"].endswith("Of what was lost, 80% came back without a hand.")
+    assert texts["learning"] == (
+        "1,200 labels reached the server. It saw drift: at label 15 errors were others than before. It made 1 new "
+        "version, better on labels that were held back. 1 attempt came to no better one. sites/2 went through shadow "
+        "and canary, and took over while frames went on."
+    )
+
+
+def test_nothing_learnt_yet_is_said() -> None:
+    sensor = Sensor("gateway", "sites", Clip([b"x"], 1), 1, 0, 50.0, "CRITICAL", "ALL")
+    sensor.perception, sensor.labels = Scoring([True], [10], WORDS, 0.5), Labels([1], 0)
+    texts = learnt([sensor], [], ("as learnt", "changed"))
+    assert texts == {"learning": "0 labels reached the server. In this time it made no new version."}

@@ -42,11 +42,12 @@ class Powercap:
         return folder
 
     def count(self, entry: str, energy_uj: int) -> None:
-        """Sets a zone's counter."""
+        """Sets a zone's counter, at once for whoever reads it meanwhile."""
         file = self.folder(entry) / "energy_uj"
-        file.chmod(0o600)
-        file.write_text(f"{energy_uj}\n")
-        file.chmod(0o400)
+        new = file.with_name("new")
+        new.write_text(f"{energy_uj}\n")
+        new.chmod(0o400)
+        new.replace(file)
 
     def take_away(self, entry: str) -> None:
         """Takes a zone away, and all that lie in it, as where the last core of a processor is switched off."""

@@ -32,6 +32,8 @@ SLOW = (
     "tls_files",
     "addresses",
     "picture_headers",
+    "sample_files",
+    "feedback_requests",
     "video_units",
 )
 SLOW_SHARE = 0.1

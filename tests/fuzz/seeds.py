@@ -7,7 +7,10 @@ import struct
 import zlib
 from pathlib import Path
 
+import numpy as np
+
 from duly.rpc.local import layout
+from duly.sampling.files import packed
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import tensor_pb2
 from duly.worker import channel
@@ -17,6 +20,7 @@ from tests.fuzz import kserve
 from tests.fuzz.pieces import joined
 from tests.fuzz.targets import TRUSTED
 from tests.rpc.common_messages import HEADS, common
+from tests.sampling.made import sample
 
 CORPUS = Path(__file__).parent / "corpus"
 TRITON_STORIES = Path(__file__).parents[1] / "models" / "triton" / "stories"
@@ -64,6 +68,14 @@ def _signature() -> bytes:
     public, made = base64.b64decode(TRUSTED.split()[1]), _strings(b"ssh-ed25519", bytes(64))
     blob = b"SSHSIG\0\0\0\1" + _strings(public, b"file", b"", b"sha512", made)
     return b"-----BEGIN SSH SIGNATURE-----\n" + base64.b64encode(blob) + b"\n-----END SSH SIGNATURE-----\n"
+
+
+def _feedback() -> pb.FeedbackRequest:
+    y = tensor_pb2.Tensor(name="y", datatype=tensor_pb2.DATA_TYPE_FP32, shape=[3], data=struct.pack("<3f", 1, 2, 3))
+    right = tensor_pb2.Tensor(name="label", datatype=tensor_pb2.DATA_TYPE_STRING, data=write_texts(["cat"]))
+    keys = [("s-1", 1), ("s-1", 2), ("s-2", 1)]
+    items = [pb.FrameFeedback(stream_key=key, frame_id=nth, labels=[y, right], source="desk") for key, nth in keys]
+    return pb.FeedbackRequest(items=items)
 
 
 def _local_tensor(offset: int = 0, size: int = 4, index: int = 0) -> bytes:
@@ -240,6 +252,11 @@ def seeds() -> dict[str, list[bytes]]:
         "tokens": [*forged, b"duly_00c0ffee_" + 43 * b"x"],
         "key_sets": [json.dumps({"keys": [curve, {"kty": "oct", "k": "AAAA"}]}).encode()],
         "tls_files": [pem + b"\0" + secret + b"\0" + pem],
+        "sample_files": [
+            packed([sample(1), sample(2)]),
+            packed([sample(nth, arrays={"input.x": np.zeros(nth), "output.y": np.zeros(1)}) for nth in (1, 2)]),
+        ],
+        "feedback_requests": [_feedback().SerializeToString()],
         "client_messages": [
             pb.StreamResponse(outcomes=pb.OutcomeBatch(outcomes=[outcome])).SerializeToString(),
             pb.StreamResponse(opened=pb.StreamOpened(stream_id=1, inputs=[spec], outputs=[spec])).SerializeToString(),

@@ -32,15 +32,19 @@ from duly.models.spec import Signature, TensorSpec
 from duly.models.toml_text import toml_text
 from duly.models.triton.config_pbtxt import read_pbtxt
 from duly.rpc.duly_v1.codec import FrameReader
+from duly.rpc.duly_v1.feedback import labels_sent
 from duly.rpc.duly_v1.inference_service import STREAM_REQUEST
 from duly.rpc.duly_v1.opening import single_request, stream_request
 from duly.rpc.local import frames as local
 from duly.rpc.local.areas import FrameArea
 from duly.runtime.answers import Answers, Asked, BrokenAnswer
 from duly.runtime.recording import RecordingError, read_recording
+from duly.sampling.files import BrokenFile, read_file
+from duly.sampling.wire import Joined
 from duly.streams.errors import CallError, InvalidFrame, InvalidTerms
 from duly.streams.inputs import InputChecks
 from duly.streams.ordering import OrderingPolicy
+from duly.streams.rights import Rights
 from duly.streams.terms import stream_terms
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import tensor_pb2
@@ -61,6 +65,7 @@ from duly_client.texts import text_bytes, texts_of
 from duly_client.types import advice_of, outcome_of, terms_of
 from tests.access.credentials import AUDIENCE, ISSUER, jwks
 from tests.fuzz.kserve import kserve_calls, kserve_requests, served
+from tests.fuzz.labelling import Labelling
 from tests.fuzz.pieces import MESSAGES_MAX, parts, runner
 from tests.fuzz.surface import ONE_INPUT, SIGNATURE, Surface
 from tests.rpc.common_messages import HEADS
@@ -86,7 +91,7 @@ Target = Callable[[bytes], None]
 def close() -> None:
     """Gives back what the targets have made."""
     runner().close()
-    for made in (runner, served, _surface, _judge, _local_area):
+    for made in (runner, served, _surface, _judge, _local_area, _labelling):
         made.cache_clear()
     shutil.rmtree(_scratch())
     _scratch.cache_clear()
@@ -504,6 +509,33 @@ def key_sets(data: bytes) -> None:
         assert str(error)
 
 
+def sample_files(data: bytes) -> None:
+    """A file of frames that were kept."""
+    with contextlib.suppress(BrokenFile):
+        for sample in read_file(_file("0.npz", data)):
+            assert sample.arrays.keys() == sample.form.datatypes.keys()
+
+
+@cache
+def _labelling() -> Labelling:
+    return Labelling(Path(tempfile.mkdtemp(dir=_scratch())))
+
+
+def feedback_requests(data: bytes) -> None:
+    """Labels of a client, for frames that are there and for others: each has one answer."""
+    try:
+        items = labels_sent(data)
+        answers = runner().run(_labelling().desk.take(Rights("somebody"), items))
+    except CallError as error:
+        assert error.reason in ("MESSAGE_MALFORMED", "MESSAGE_OVERFULL", "INVALID_REQUEST")
+        return
+    assert len(answers) == len(items)
+    for (status, reason), item in zip(answers, items, strict=True):
+        assert bool(reason) == (status is not Joined.JOINED)
+        known = (item.stream_key, item.frame_id) in Labelling.KEYS
+        assert status in ((Joined.JOINED, Joined.INVALID) if known else (Joined.UNKNOWN_FRAME, Joined.INVALID))
+
+
 def tls_files(data: bytes) -> None:
     """Certificate, key and the CA of clients, in PEM."""
     certificates, key, authority = ([*data.split(b"\0"), b"", b""])[:3]
@@ -542,5 +574,7 @@ TARGETS: dict[str, Target] = {
         tokens,
         key_sets,
         tls_files,
+        sample_files,
+        feedback_requests,
     )
 }

@@ -3,6 +3,7 @@ by epsilon times the sum of the magnitudes of its weights, and not a bit more.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_the_worst_case_of_a_linear_model_is_approached_and_never_passed(
     centre, epsilon = centre_of(kind), 0.1
     w = weights(centre.shape)
     worst = float((w * centre).sum() - epsilon * np.abs(w).sum())
-    for seed in range(3):
+    for seed in range(2):
         around = ball_of(centre, epsilon, kind)
         search = searches(kind, around, queries, seed)[attack]
         run(search, lambda x: float((w * x).sum()), queries)
@@ -159,6 +160,9 @@ def test_margins_sides_and_boxes() -> None:
     none = {"boxes": np.zeros((0, 4)), "scores": np.zeros(0), "classes": np.zeros(0)}
     assert found.loss(expected, none) == 0
     assert found.loss(none, expected) == pytest.approx(-0.9)
+    beside = objective_of(TopOne("y"), signature(("y", "INT64", (1,)), ("p", "FP32", (3,))))
+    scored = {"y": np.int64([1]), "p": np.float32([0.2, 0.7, 0.1])}
+    assert beside.loss(scored, {"y": np.int64([0]), "p": np.float32([0.7, 0.2, 0.1])}) == pytest.approx(-0.5)
     whole = objective_of(TopOne("y"), signature(("y", "INT64", (1,))))
     assert whole.loss({"y": np.int64([1])}, {"y": np.int64([1])}) == 1
     assert objective_of(Closeness("y"), scores).loss(right, right) == 1
@@ -187,7 +191,7 @@ class Linear:
 def bench_of(model: Linear, frames: Sequence[LearnFrame], seed: int = 0) -> Bench:
     found = plain(frames, model.signature, stated={"x": Kind.TABLE})
     expected = [{"y": np.array([1.0, 0.0])}] * len(frames)
-    return Bench(model, found, expected, TopOne("y"), 8, seed, lambda count: None)
+    return Bench(model, found, expected, expected, TopOne("y"), 8, seed, lambda count: None)
 
 
 def linear_frames(w: Array, margins: Sequence[float]) -> list[LearnFrame]:
@@ -251,6 +255,27 @@ def test_queries_are_bounded_and_what_is_broken_is_left_alone() -> None:
     assert row.levels[0].queries == 2 * 66, "a third step would be beyond the limit"
     assert row.levels[0].scores == (1, 1, 0)
     assert attack(model, linear_frames(w, [9.0, 9.0]), [0.1], 70, "square").levels[0].queries == 2 * 70
+
+
+def test_each_ball_has_its_share_of_the_time() -> None:
+    w = weights((40,))
+    frames = linear_frames(w, [9.0, 9.0])
+    bench, now = bench_of(Linear(w), frames), 0.0
+
+    def clock() -> float:
+        return now
+
+    class Slow(Linear):
+        def outcomes(self, frames: Sequence[LearnFrame], batch: int = 1) -> list[Outputs | str]:
+            nonlocal now
+            now += 1.0
+            return super().outcomes(frames, batch)
+
+    bench = replace(bench, model=Slow(w))
+    effort = Effort("square", range(2), 1000, Deadline(30.0, clock))
+    row = attack_row(bench, Level("clean", None, (1, 1)), bench.plain.harmable[0], [0.1, 0.2, 0.3], effort, "square")
+    assert [level.queries for level in row.levels] == [20, 20, 20]
+    assert [level.at_limit for level in row.levels] == [2, 2, 2]
 
 
 def test_without_time_there_is_no_level() -> None:

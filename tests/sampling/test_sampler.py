@@ -164,8 +164,9 @@ async def test_what_is_read_beside_the_lanes_or_too_large_is_counted_and_not_kep
     rig.run(stream, 1, data=InputData(ROW, (1,), b"x"))
     rig.bench.driver.held.bytes_max = 1 << 40
     rig.run(stream, 2, data=InputData(0, (FRAME_BYTES_MAX,), bytes(FRAME_BYTES_MAX)))
-    assert rig.writer.counts.dropped == {"read_apart": 1, "too_large": 1}
-    rig.run(stream, 3, data=InputData(ENCODINGS.index("JPEG"), (1, 1, 1), b"picture"))
+    rig.run(stream, 4, data=InputData(ENCODINGS.index("H264"), (), b"x"))
+    assert rig.writer.counts.dropped == {"read_apart": 1, "too_large": 1, "video": 1}
+    rig.run(stream, 5, data=InputData(ENCODINGS.index("JPEG"), (1, 1, 1), b"picture"))
     ((kept, _),) = rig.writer.kept
     assert kept.encodings == {"input.x": "JPEG"}
     assert kept.inputs["x"].tobytes() == b"picture"

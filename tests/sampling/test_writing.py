@@ -309,6 +309,15 @@ def test_what_is_no_message_of_a_server_ends_the_process(tmp_path: Path, message
         desk.tell(*message)
 
 
+def test_a_frame_that_is_no_tensor_of_its_model_is_counted(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, tmp_path)
+    kept = sample(1)
+    tensors = [("input.x", [5], 16), ("output.y", [3], 12)]
+    body = {"form": form_meta(kept.form), "frame": frame_meta(kept), "tensors": tensors, "store": True}
+    desk.tell(wire.FRAME, body | {"group": "s-1", "place": 0}, bytes(28))
+    assert desk.status()["dropped"] == {"misfit": 2}
+
+
 def test_messages_that_are_too_large_or_no_json_are_none() -> None:
     for head in (
         wire.HEAD.pack(wire.FRAME, wire.TEXT_BYTES_MAX + 1, 0),

@@ -15,5 +15,6 @@ def test_each_limit_is_in_it_once() -> None:
     assert ceiling.results == (1 << 29) + (1 << 27)
     assert ceiling.shared == 2 * 2 * 2 * 4 * 640  # workers, slots, areas, frames
     assert (ceiling.workers, ceiling.unlimited_workers) == (1 << 30, 1)
-    parts = ceiling.payloads + ceiling.results + ceiling.messages + ceiling.shared + ceiling.workers
+    assert ceiling.trials == 64 << 20
+    parts = ceiling.payloads + ceiling.results + ceiling.messages + ceiling.shared + ceiling.workers + ceiling.trials
     assert ceiling.total == PROCESS_BYTES + parts

@@ -291,6 +291,11 @@ class Client:
         request = model_pb2.ListTrialsRequest(name=name)
         return list((await self._call("ModelService/ListTrials", request, model_pb2.ListTrialsResponse)).trials)
 
+    async def learning(self, name: str = "") -> list[model_pb2.Learning]:
+        """How a model ("": each that does) learns from labelled frames while the server runs."""
+        request = model_pb2.ListLearningRequest(name=name)
+        return list((await self._call("ModelService/ListLearning", request, model_pb2.ListLearningResponse)).models)
+
     async def start_trial(self, name: str, version: str | int) -> model_pb2.Trial:
         """Loads a version if it is not, and tries it on live frames; returns when that has begun. Raises TrialRefused
         where it cannot be tried.

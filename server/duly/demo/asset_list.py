@@ -43,6 +43,7 @@ _WFDB: Final = "wfdb==4.3.0"
 _GICP: Final = "small-gicp==1.0.1"
 _OPENRADAR: Final = "openradar==1.0.1"
 _EVALML: Final = "evalml==0.25.0"
+_FLUFFY: Final = "fluffypancakes==0.1.5"
 _RIVER: Final = "river==0.26.1"
 _NILEARN: Final = "nilearn==0.14.1"
 
@@ -178,7 +179,7 @@ ASSETS: dict[str, Asset] = {
             sha256="9de77ae73df5f489e7967820444dc3775a48726333412a78a41a2799a57e93d9",
             licence="BSD-3-Clause",
         ),
-        # Nine sensors of the Space Shuttle's radiators (Statlog), and websites of which some are there for phishing.
+        # Nine sensors of the Space Shuttle's radiators (Statlog).
         Asset(
             name="shuttle.csv.gz",
             package=_RIVER,
@@ -186,12 +187,13 @@ ASSETS: dict[str, Asset] = {
             sha256="1ed4bfa77233d95bff2c8ab2482725d2d800410daedf5919ad80ec6faf60ff59",
             licence="BSD-3-Clause",
         ),
+        # Websites, of which some are there for phishing: UCI's "Phishing Websites" (Mohammad and others, 2015).
         Asset(
-            name="phishing.csv.gz",
-            package=_RIVER,
-            member="river/datasets/phishing.csv.gz",
-            sha256="d8a6d44bd9672e852b8a53ad2c64229f81972158a77d981073a98b17c27af7a9",
-            licence="BSD-3-Clause",
+            name="phishing.csv",
+            package=_FLUFFY,
+            member="fluffypancakes/data/dataset.csv",
+            sha256="ab47147581c9f1a255045897a6a657924bcab57137aaa0f935a058b273ee6984",
+            licence="MIT; the data: CC-BY-4.0",
         ),
         # MRI of the head, T1-weighted, and how much of each voxel is grey and white matter (MNI ICBM152 2009a).
         *(
@@ -258,6 +260,7 @@ ARCHIVE_BYTES: Final = {
     _GICP: 2_580_860,
     _OPENRADAR: 1_923_375,
     _EVALML: 6_195_594,
+    _FLUFFY: 17_302_049,
     _RIVER: 2_738_776,
     _NILEARN: 11_509_444,
 }

@@ -5,11 +5,14 @@ it as sensors would, and says in plain words how the frames ended.
 """
 
 import asyncio
+import shutil
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -21,10 +24,14 @@ from rich.text import Text
 from duly.demo import overload as overload_demo
 from duly.demo.assets import fetch
 from duly.demo.catalogue import DEMOS, demo_named
+from duly.demo.description import Demo
 from duly.demo.prepare import prepare_models
 from duly.demo.run import run
-from duly.demo.serving import serving
+from duly.demo.serving import Event, serving
 from duly.demo.show import progress
+
+EVENTS_MAX = 1000
+"""Number of newest lines of the server's log that are kept for the summary."""
 
 
 @click.command()
@@ -60,8 +67,11 @@ def demo(name: str, listing: bool, seconds: float, overload: bool) -> None:
             ) from error
     ended_by: list[int] = []
     try:
-        stream = partial(overload_demo.run, files) if overload else partial(run, chosen, files)
-        streamed_s = asyncio.run(_run(console, models, stream, seconds, ended_by))
+        with _learning(chosen, models) as (models, options):
+            events: deque[Event] = deque(maxlen=EVENTS_MAX)
+            stream = partial(overload_demo.run, files) if overload else partial(run, chosen, files, events)
+            served = partial(serving, models, options=options, on_event=events.append)
+            streamed_s = asyncio.run(_run(console, served, stream, seconds, ended_by))
     except asyncio.CancelledError:
         sys.exit(128 + ended_by[0])  # as a shell reports an end by a signal
     if streamed_s < seconds:
@@ -75,9 +85,22 @@ def _list(console: Console) -> None:
     console.print(listed)
 
 
+@contextmanager
+def _learning(chosen: Demo, models: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Gives the repository to serve, and the options of the server. Where it learns, both are for this run alone."""
+    if chosen.learnt is None:
+        yield models, []
+        return
+    with tempfile.TemporaryDirectory(prefix="duly-demo-", ignore_cleanup_errors=True) as folder:
+        copy, store = Path(folder, "models"), Path(folder, "learn")
+        shutil.copytree(models, copy)
+        store.mkdir(mode=0o700)
+        yield copy, [f"--learn={store}", "--learn-frames-per-s-max=1000", "--watch=activate", "--watch-settle-s=0.2"]
+
+
 async def _run(
     console: Console,
-    models: Path,
+    served: Callable[[Callable[[str], None]], AbstractAsyncContextManager[str]],
     stream: Callable[[Console, str, float], Awaitable[float]],
     seconds: float,
     ended_by: list[int],
@@ -103,6 +126,6 @@ async def _run(
             def on_loading(model: str) -> None:
                 show(f"The server loads {model}, warms it up and measures how long it takes")
 
-            address = await stack.enter_async_context(serving(models, on_loading))
+            address = await stack.enter_async_context(served(on_loading))
         console.print(f"The server is ready after {time.monotonic() - started_s:.0f} s, on {address}.")
         return await stream(console, address, seconds)

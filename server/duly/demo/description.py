@@ -1,10 +1,11 @@
 """What a demo is: its data, how its models are made of them, what streams, and what it says at the end."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from duly.demo.sensors import Sensor
+from duly.demo.serving import Event
 from duly_client import Client
 
 Files = Mapping[str, Path]
@@ -30,3 +31,6 @@ class Demo:
     """What is shown before: `words(sensors, seconds)` says what streams, and what of it is real."""
     summary: Callable[[list[Sensor]], dict[str, str]]
     """The paragraphs of the summary by their headings."""
+    learnt: Callable[[list[Sensor], Sequence[Event]], dict[str, str]] | None = None
+    """Where it is given, the server learns from the labels of the sensors, and this says what came of it, by what the
+    server's log told. The repository is a copy then, as new versions come into it."""

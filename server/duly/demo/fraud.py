@@ -1,35 +1,41 @@
-"""`duly demo fraud`: card payments are scored the moment they come, and half-way fraudsters change their ways."""
+"""`duly demo fraud`: card payments are scored as they come. Fraudsters change their ways, and the model learns."""
 
 import csv
 import gzip
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from duly.demo import training
+from duly.demo.changing import Scoring, learnt, scored
 from duly.demo.clips import Clip
 from duly.demo.description import Demo, Files
-from duly.demo.judgement import Words, found_and_missed, probability
-from duly.demo.sensors import Sensor
-from duly.demo.summary import milliseconds
-from duly_client import Client, Outcome
+from duly.demo.judgement import Words
+from duly.demo.sensors import Labels, Sensor
+from duly.demo.serving import Event
+from duly_client import Client
 
 LEARNT_PAYMENTS = 30_000
 """The oldest payments, from which the model learns. Those that stream came later."""
+HONEST_KEPT = 3
+"""Of the honest payments one in so many streams, so that there are frauds enough to see in seconds."""
 TERMINALS = 4
-PAYMENTS_PER_TERMINAL = 8_000
-RATE_HZ = 25
+RATE_HZ = 75
 """Payments a second at each terminal."""
 BUDGET_MS = 50.0
 FRAUD_MIN = 0.5
-SHIFT_S = 10.0
-"""Fraudsters change their ways so long after the start."""
-AMOUNT_MAX = 100_000.0
-"""No payment of the data set is larger."""
+LABEL_AFTER_S = 1.0
+"""So long after a payment it is known whether it was a fraud. With a bank it is days."""
+CHANGES_S = (2.0, 30.0)
+"""Fraudsters change their ways so long after the start, and again."""
+LARGE = 90_000.0
+"""No honest payment of the data set is larger; two frauds of three are."""
+SAME_SUM = 45_000.0
 
 _WORDS = Words(yes="FRAUD", no="paid", things="frauds", others="honest payments")
 
@@ -67,12 +73,17 @@ def read_payments(path: Path) -> tuple[training.Floats, npt.NDArray[np.bool_]]:
     return np.array(rows, np.float32), np.array([payment["fraud"] == "True" for payment in payments])
 
 
-def changed_ways(rows: training.Floats, fraud: npt.NDArray[np.bool_]) -> training.Floats:
-    """Returns the payments as they are once fraudsters change their ways: they turn from the largest sums to the
-    smallest. Honest payments stay what they are.
+def changed_ways(rows: training.Floats, fraud: npt.NDArray[np.bool_], ways: int) -> training.Floats:
+    """Returns the payments as they are once fraudsters have changed their ways so often. At first (0) they take the
+    largest sums, then (1) a thousandth of those, and then (2) always about the same sum. Honest payments, and frauds
+    with sums like theirs, stay what they are.
     """
     changed = rows.copy()
-    changed[fraud, 0] = AMOUNT_MAX - changed[fraud, 0]
+    large = fraud & (rows[:, 0] > LARGE)
+    if ways > 0:
+        changed[large, 0] /= 1000
+    if ways > 1:
+        changed[large, 0] += SAME_SUM
     return changed
 
 
@@ -81,76 +92,64 @@ def _make(files: Files, models: Path) -> None:
     training.write_forest(models / "fraud/1/model.onnx", rows[:LEARNT_PAYMENTS], fraud[:LEARNT_PAYMENTS])
 
 
-class Scoring:
-    """Perceives frauds among payments, before and after fraudsters change their ways."""
-
-    def __init__(self, truth: Sequence[bool], shift_index: int) -> None:
-        """`shift_index`: the first payment of the clip after the change."""
-        self._truth, self._shift_index = truth, shift_index
-        self._newest: float | None = None
-        self.before: Counter[tuple[bool, bool]] = Counter()
-        self.after: Counter[tuple[bool, bool]] = Counter()
-        """How many payments there were, by (fraud, called fraud)."""
-
-    def take(self, index: int, outcome: Outcome) -> None:
-        self._newest = probability(outcome)
-        counts = self.before if index < self._shift_index else self.after
-        counts[bool(self._truth[index]), self._newest >= FRAUD_MIN] += 1
-
-    def now(self) -> str:
-        if self._newest is None:
-            return ""
-        counts = self.after or self.before
-        found, there = counts[True, True], counts[True, True] + counts[True, False]
-        word = _WORDS.yes if self._newest >= FRAUD_MIN else _WORDS.no
-        changed = " since fraudsters changed their ways" if self.after else ""
-        return f"{word} {self._newest:.2f}; {found} of {there} frauds found{changed}"
-
-    def summary(self) -> str:
-        return found_and_missed(self.before + self.after, _WORDS) if self.before or self.after else ""
-
-
 async def _sensors(client: Client, files: Files) -> list[Sensor]:
     rows, fraud = read_payments(files["fraud_transactions.csv.gz"])
+    rows, fraud = rows[LEARNT_PAYMENTS:], fraud[LEARNT_PAYMENTS:]
+    kept = fraud | (np.cumsum(~fraud) % HONEST_KEPT == 0)
+    rows, fraud = rows[kept], fraud[kept]
+    each = len(rows) // TERMINALS
+    changes = [round(change_s * RATE_HZ) for change_s in CHANGES_S]
     period_ns = 1_000_000_000 // RATE_HZ
-    shift_index = round(SHIFT_S * RATE_HZ)
     sensors = []
     for terminal in range(TERMINALS):
-        first = LEARNT_PAYMENTS + terminal * PAYMENTS_PER_TERMINAL
-        part = slice(first, first + PAYMENTS_PER_TERMINAL)
-        honest_and_not, changed = rows[part], changed_ways(rows[part], fraud[part])
-        clip = Clip([*honest_and_not[:shift_index], *changed[shift_index:]], period_ns)
-        scoring, phase_ns = Scoring(fraud[part].tolist(), shift_index), period_ns * terminal // TERMINALS
-        name = f"terminal {terminal + 1}"
-        sensors.append(Sensor(name, "fraud", clip, period_ns, phase_ns, BUDGET_MS, "CRITICAL", "ALL", scoring))
+        part = slice(terminal * each, (terminal + 1) * each)
+        frauds = fraud[part]
+        ways = [changed_ways(rows[part], frauds, number) for number in range(len(changes) + 1)]
+        payments = [
+            payment
+            for number, (start, stop) in enumerate(pairwise([0, *changes, each]))
+            for payment in ways[number][start:stop]
+        ]
+        scoring = Scoring(frauds.tolist(), changes, _WORDS, FRAUD_MIN)
+        labels = Labels(frauds.astype(int).tolist(), round(LABEL_AFTER_S * 1e9))
+        sensor = Sensor(
+            f"terminal {terminal + 1}",
+            "fraud",
+            Clip(payments, period_ns),
+            period_ns,
+            period_ns * terminal // TERMINALS,
+            BUDGET_MS,
+            "CRITICAL",
+            "ALL",
+            scoring,
+            labels,
+        )
+        sensors.append(sensor)
     return sensors
+
+
+# ---- words ----
 
 
 def _words(sensors: list[Sensor], seconds: float) -> str:
     rate_hz = sum(sensor.rate_hz for sensor in sensors)
+    changes = " and ".join(f"{change_s:g} s" for change_s in CHANGES_S if change_s < seconds) or "nothing"
     return (
         f"Streaming for {seconds:g} s: {rate_hz:g} card payments a second at {len(sensors)} terminals, each wanted "
         f"within {BUDGET_MS:g} ms: the customer waits. No package was found that ships real frauds, as banks keep "
         "theirs; the payments and what they are come with EvalML, and look generated. The model learnt from older "
-        f"ones. After {SHIFT_S:g} s fraudsters change their ways: in place of the largest sums they take the smallest."
+        f"ones. After {changes} fraudsters change their ways: from the largest sums to a thousandth of them, and then "
+        f"to always the same. What a payment was is known {LABEL_AFTER_S:g} s after it, and told to the server, which "
+        "learns from it and tries what it has learnt before it relies on that."
     )
 
 
 def _summary(sensors: list[Sensor]) -> dict[str, str]:
-    scorings = [sensor.perception for sensor in sensors if isinstance(sensor.perception, Scoring)]
-    before: Counter[tuple[bool, bool]] = sum((scoring.before for scoring in scorings), Counter())
-    after: Counter[tuple[bool, bool]] = sum((scoring.after for scoring in scorings), Counter())
-    on_time, sent = sum(s.tally.on_time for s in sensors), sum(s.tally.sent for s in sensors)
-    slow_ns = [latency for sensor in sensors if (latency := sensor.tally.latency_ns(99)) is not None]
-    slow = f", 99 of 100 within {milliseconds(max(slow_ns))}" if slow_ns else ""
-    texts = {"payments": f"{on_time:,} of {sent:,} were scored in time{slow}."}
-    if before:
-        texts["as learnt"] = found_and_missed(before, _WORDS)
-    if after:
-        texts["changed ways"] = (
-            f"{found_and_missed(after, _WORDS)} Labels are not used here: the model stays what it was."
-        )
-    return texts
+    return {"payments": scored(sensors)}
+
+
+def _learnt(sensors: list[Sensor], events: Sequence[Event]) -> dict[str, str]:
+    return learnt(sensors, events, ("as learnt", "changed ways", "changed again"))
 
 
 DEMO = Demo(
@@ -162,4 +161,5 @@ DEMO = Demo(
     sensors=_sensors,
     words=_words,
     summary=_summary,
+    learnt=_learnt,
 )

@@ -6,10 +6,12 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from asyncio.subprocess import Process
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,28 @@ class ServerFailed(Exception):
     """The server did not start, or ended by itself; the message has the last lines of its log."""
 
 
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A line of the server's log."""
+
+    at_ns: int
+    """When it was read, by the monotonic clock."""
+    entry: dict[str, Any]
+    """What it says, `event` first; empty: nothing that can be read."""
+
+
 @asynccontextmanager
-async def serving(models: Path, on_loading: Callable[[str], None]) -> AsyncIterator[str]:
+async def serving(
+    models: Path,
+    on_loading: Callable[[str], None],
+    options: Sequence[str] = (),
+    on_event: Callable[[Event], None] | None = None,
+) -> AsyncIterator[str]:
     """Runs a server of the repository `models` on a free port of loopback, and gives its address once it serves.
 
-    The server takes its settings from the environment. `on_loading("MODEL/VERSION on LANES")` is called when it begins
-    to load a model.
+    The server takes its settings from the environment, and further ones from the `options` of its command line.
+    `on_loading("MODEL/VERSION on LANES")` is called when it begins to load a model, and `on_event` with each line of
+    its log that comes once it serves.
 
     Raises:
         ServerFailed: the server did not start. Also raised in place of the DulyError that its end caused in the block.
@@ -42,6 +60,7 @@ async def serving(models: Path, on_loading: Callable[[str], None]) -> AsyncItera
         "--admission=advise",  # machines differ, and the demo shows what becomes of streams that are too much
         "--log-format=json",
         "--log-level=info",
+        *options,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -52,7 +71,7 @@ async def serving(models: Path, on_loading: Callable[[str], None]) -> AsyncItera
     drain: asyncio.Task[None] | None = None
     try:
         address = await _address(process, log, on_loading)
-        drain = asyncio.create_task(_drain(process, log))
+        drain = asyncio.create_task(_drain(process, log, on_event))
         try:
             yield address
         except DulyError as error:
@@ -82,10 +101,11 @@ async def _address(process: Process, log: deque[str], on_loading: Callable[[str]
     raise ServerFailed(f"the server did not start: {_last_words(await process.wait(), log)}")
 
 
-async def _drain(process: Process, log: deque[str]) -> None:
+async def _drain(process: Process, log: deque[str], on_event: Callable[[Event], None] | None = None) -> None:
     """Reads the log to its end; without that the server would wait for room in the pipe."""
-    while await _log_line(process, log) is not None:
-        pass
+    while (line := await _log_line(process, log)) is not None:
+        if on_event is not None:
+            on_event(Event(time.monotonic_ns(), _parsed(line)))
 
 
 async def _log_line(process: Process, log: deque[str]) -> str | None:

@@ -22,6 +22,8 @@ LINE_PERIOD_S = 5.0
 
 WIDE_COLUMNS = 100
 """Width of the terminal in characters from which on words are written out and columns stand apart."""
+NARROW_COLUMNS = 76
+"""Width of the terminal below which the table leaves out what can be done without: ages, models and batches."""
 
 _CLASSES = {"CRITICAL": ("crit", "critical"), "STANDARD": ("std", "standard"), "BEST_EFFORT": ("best", "best effort")}
 """Names of the classes in a narrow table and in a wide one."""
@@ -133,20 +135,27 @@ class _Screen:
 
 def table(sensors: list[Sensor], now_ns: int, width: int) -> Table:
     """Makes a table with a row for each stream. Its ages are those at `now_ns`, monotonic; 0: the means of the run."""
-    wide = width >= WIDE_COLUMNS
+    wide, narrow = width >= WIDE_COLUMNS, width < NARROW_COLUMNS
     drawn = Table(box=None, padding=(0, 2 if wide else 1, 0, 0), pad_edge=False, header_style="dim")
     drawn.add_column("stream", vertical="bottom", no_wrap=True)
     drawn.add_column("class", vertical="bottom", no_wrap=True)
     for heading in ("sent", "on\ntime", "%", "late", "super-\nseded", "ex-\npired", "shed"):
         drawn.add_column(heading, justify="right", vertical="bottom", no_wrap=True)
-    for heading in ("p50\nms", "p99\nms", "age\nms" if now_ns else "mean\nage"):
+    for heading in ("p50\nms", "p99\nms"):
         drawn.add_column(heading, justify="right", vertical="bottom", no_wrap=True)
-    drawn.add_column("model", vertical="bottom", no_wrap=True)
-    drawn.add_column("batch", justify="right", vertical="bottom", no_wrap=True)
+    if not narrow:
+        drawn.add_column("age\nms" if now_ns else "mean\nage", justify="right", vertical="bottom", no_wrap=True)
+        drawn.add_column("model", vertical="bottom", no_wrap=True)
+        drawn.add_column("batch", justify="right", vertical="bottom", no_wrap=True)
     for sensor in sensors:
         tally = sensor.tally
         count = tally.by_status
         ratio = tally.on_time_ratio
+        less_needed = (
+            _ms(tally.age_ns(now_ns) if now_ns else tally.age_mean_ns),
+            f"{sensor.model}/{tally.version}" if tally.version else sensor.model,
+            str(tally.batch_size) if tally.version else "",
+        )
         drawn.add_row(
             sensor.name,
             Text(_CLASSES[sensor.stream_class][wide], "bold" if sensor.stream_class == "CRITICAL" else "dim"),
@@ -159,9 +168,7 @@ def table(sensors: list[Sensor], now_ns: int, width: int) -> Table:
             _count(count[Status.SHED], "magenta"),
             _ms(tally.latency_ns(50)),
             _ms(tally.latency_ns(99)),
-            _ms(tally.age_ns(now_ns) if now_ns else tally.age_mean_ns),
-            f"{sensor.model}/{tally.version}" if tally.version else sensor.model,
-            str(tally.batch_size) if tally.version else "",
+            *(() if narrow else less_needed),
         )
     return drawn
 

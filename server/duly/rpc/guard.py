@@ -35,6 +35,7 @@ NEEDS: dict[str, Right] = {
     "/duly.v1.ModelService/UnloadModel": Right.UNLOAD,
     "/duly.v1.ModelService/ActivateVersion": Right.ACTIVATE,
     "/duly.v1.ModelService/ListTrials": Right.READ,
+    "/duly.v1.ModelService/ListLearning": Right.READ,
     "/duly.v1.ModelService/StartTrial": Right.ACTIVATE,
     "/duly.v1.ModelService/VetoVersion": Right.ACTIVATE,
     "/duly.v1.ServerService/GetServerInfo": Right.READ,

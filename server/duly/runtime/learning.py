@@ -24,6 +24,7 @@ from duly.metrics import LearningCounts
 from duly.models.wording import in_print
 from duly.runtime.catalogue import Catalogue, VersionState
 from duly.runtime.process_end import how_it_ended, reap
+from duly.runtime.tasks import watch_over
 from duly.runtime.worker_command import worker_environment
 from duly.runtime.worker_output import WorkerOutput
 
@@ -37,8 +38,8 @@ BACK_OFF_SECONDS, BACK_OFF_SECONDS_MAX = 1.0, 300.0
 """The pause before it is started again, twice as long each time up to the second."""
 WELL_SECONDS = 120.0
 """One that has lived for so long was well: the next pause is the shortest again."""
-STOP_SECONDS = 1.0
-"""At the end of the server it gets so long to end by itself."""
+STOP_SECONDS = 0.2
+"""At the end of the server it gets so long to end by itself. It may be killed at any time."""
 MODELS_MAX = 1024
 """Of so many models it is kept how they learn; what is said of further ones is passed over."""
 SIGNALS_MAX = 256
@@ -80,17 +81,38 @@ class ModelLearning:
     """How often attempts have ended so."""
 
 
-class Learning:
-    """Learning as the server has it. Where `store` is None it does nothing."""
+@dataclass(frozen=True, slots=True)
+class LearnerSettings:
+    models: Path
+    """The repository."""
+    store: Path | None
+    """None: nothing is learnt."""
+    commands: bool
+    """Whether model.toml may name trainers."""
+    bytes_max: int
+    """Memory of the learner."""
 
-    def __init__(self, models: Path, store: Path | None, commands: bool, bytes_max: int, catalogue: Catalogue) -> None:
-        """`commands`: whether model.toml may name trainers. `bytes_max`: memory of the learner."""
+
+class Learning:
+    """Learning as the server has it. Where there is no store it does nothing."""
+
+    def __init__(
+        self,
+        settings: LearnerSettings,
+        catalogue: Catalogue,
+        is_coming: Callable[[str, str], bool],
+        drifted: Callable[[str, str], None],
+    ) -> None:
+        """`is_coming(name, version)`: whether a loaded version may yet become active. `drifted(name, what)` is called
+        when drift of a model is told.
+        """
         self.models: dict[str, ModelLearning] = {}
         self.restarts = 0
         """How often the learner has ended and was started again."""
-        self._repository, self._store = models, store
-        self._commands, self._bytes_max = commands, bytes_max
+        self._settings = settings
         self._catalogue = catalogue
+        self._is_coming, self._drifted = is_coming, drifted
+        self._task: asyncio.Task[None] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._ended = asyncio.Event()
         self._pending = b""
@@ -110,13 +132,21 @@ class Learning:
     @property
     def wanted(self) -> bool:
         """Whether there is a store, and a model that learns."""
-        versions = self._catalogue.all_versions() if self._store is not None else []
+        versions = self._catalogue.all_versions() if self._settings.store is not None else []
         return any(each.version.config.learning is not None and each.version.config.learning.on for each in versions)
 
-    async def run(self) -> None:
-        """Keeps the learner running as long as a model learns, for ever."""
-        if self._store is None:
-            return
+    def start(self) -> None:
+        """Keeps the learner running from now on, where there is a store and as soon as a model learns."""
+        if self._settings.store is not None:
+            self._task = watch_over("learning", self._run)
+
+    async def close(self) -> None:
+        """Ends the learner, and returns when it is gone."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
         back_off_s = BACK_OFF_SECONDS
         time = asyncio.get_running_loop().time
         while True:
@@ -162,9 +192,11 @@ class Learning:
         return how_it_ended(status)
 
     def _start(self) -> tuple["subprocess.Popen[bytes]", WorkerOutput]:
+        settings = self._settings
+        assert settings.store is not None
         command = [sys.executable, "-P", "-m", "duly_learn.learner", "--served", str(os.getpid())]
-        command += ["--models", str(self._repository.absolute()), "--store", str(Path(self._store or ".").absolute())]
-        command += ["--bytes-max", str(self._bytes_max), *(["--commands"] if self._commands else [])]
+        command += ["--models", str(settings.models.absolute()), "--store", str(settings.store.absolute())]
+        command += ["--bytes-max", str(settings.bytes_max), *(["--commands"] if settings.commands else [])]
         output = WorkerOutput("(learner)", "none")
         try:
             process = subprocess.Popen(
@@ -203,7 +235,9 @@ class Learning:
             coming = [
                 each.version.version
                 for each in self._catalogue.versions(name)
-                if int(each.version.version) > number and each.state is not VersionState.FAILED
+                if int(each.version.version) > number
+                and each.state is not VersionState.FAILED
+                and self._is_coming(name, each.version.version)
             ]
             said[name] = {
                 "active": active.version.version,
@@ -256,6 +290,7 @@ class Learning:
                 signal = signal if signal in learned.drifts or len(learned.drifts) < SIGNALS_MAX else _OTHERS
                 learned.drifts[signal] += 1
                 _log.warning("drift", model=name, signal=signal, at=int(said["at"]), what=text)
+                self._drifted(name, f"{signal}: {text}")
             case "attempt":
                 result = str(said["result"])
                 learned.attempt, learned.attempt_text = result if result in _RESULTS else "failed", text

@@ -34,11 +34,18 @@ from duly.worker.text import TextError, read_texts
 _log = structlog.get_logger("duly.trials")
 
 HELD_BYTES_MAX = 64 << 20
-"""The payloads and answers that the copies of one trial hold; a frame for which there is no room is not tried."""
+"""The payloads and answers that the copies of all trials hold; a frame for which there is no room is not tried."""
 COMPARED_BYTES_MAX = 4 << 20
 """Answers of more bytes are not compared, as the event loop does it."""
 WAIT_NS_MAX = 5_000_000_000
 """A copy for which there is no spare time for so long is given up."""
+
+
+@dataclass(slots=True)
+class HeldBytes:
+    """What the copies of all trials hold together."""
+
+    bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -62,11 +69,13 @@ class Shadow:
         active: LoadedVersion,
         settings: Settings,
         measure: Measure,
+        held_bytes: HeldBytes,
         compared: Callable[[float], None],
         failed: Callable[[str], None],
     ) -> None:
-        """`compared(agreement)` is called for each answer that was compared, `failed(reason)` for each frame on which
-        the candidate fails; both on the event loop, and never within a step of the driver.
+        """`held_bytes` is shared with the other trials. `compared(agreement)` is called for each answer that was
+        compared, `failed(reason)` for each frame on which the candidate fails; both on the event loop, and never within
+        a step of the driver.
         """
         assert candidate.signature is not None, "it is loaded"
         self.counts = ShadowCounts()
@@ -87,7 +96,7 @@ class Shadow:
         self._drawn_ns = driver.clock()
         self._held: dict[int, tuple[list[Output], int]] = {}
         """The answers that clients got and the bytes that are held, by the `seq` of the copy."""
-        self._bytes = 0
+        self._held_bytes = held_bytes
         self._frame_id = 0
         self._closed = False
         terms = StreamTerms(StreamClass.BEST_EFFORT, BacklogPolicy.LATEST, 1, WAIT_NS_MAX, 64, model=self._key)
@@ -119,11 +128,9 @@ class Shadow:
             return
         if self._random.random() >= self._share:
             return
-        size = sum([len(each.data) for each in payload]) + sum([len(data) for _, _, data in outputs])
-        if not self._draws() or self._bytes + size > HELD_BYTES_MAX:
-            self.counts.not_drawn += 1
-            return
-        if sum([len(data) for _, _, data in outputs]) > COMPARED_BYTES_MAX:
+        size = sum([len(each.data) for each in payload]) + _bytes_of(outputs)
+        too_large = _bytes_of(outputs) > COMPARED_BYTES_MAX or self._held_bytes.bytes + size > HELD_BYTES_MAX
+        if too_large or not self._draws():
             self.counts.not_drawn += 1
             return
         self._try(pieces[0], payload, list(outputs), size)
@@ -150,14 +157,14 @@ class Shadow:
         held = HeldFrame(frame, StreamClass.BEST_EFFORT, self._signature, now_ns, given.received_unix_ns, payload=own)
         held.spare = True
         self._held[frame.seq] = outputs, size
-        self._bytes += size
+        self._held_bytes.bytes += size
         driver.take_frame(held)
 
     # ---- what the candidate made of it ----
 
     def deliver(self, outcome: Outcome) -> None:
         given, size = self._held.pop(outcome.held.frame.seq)
-        self._bytes -= size
+        self._held_bytes.bytes -= size
         if self._closed:
             if not self._held:
                 self._loop.call_soon(self._driver.forget_stream, self._stream_id)
@@ -177,6 +184,9 @@ class Shadow:
     def _compare(self, given: list[Output], got: list[Output]) -> None:
         if self._closed:
             return
+        if _bytes_of(got) > COMPARED_BYTES_MAX:
+            self.counts.not_drawn += 1
+            return
         try:
             expected, answered = (_arrays(each, self._signature.outputs) for each in (given, got))
             agreement = self._measure.of(expected, answered)
@@ -190,6 +200,10 @@ class Shadow:
                 return
         self.counts.compared += 1
         self._compared(agreement)
+
+
+def _bytes_of(outputs: Sequence[Output]) -> int:
+    return sum([len(data) for _, _, data in outputs])
 
 
 def _arrays(outputs: Sequence[Output], specs: Sequence[TensorSpec]) -> Mapping[str, npt.NDArray[Any]]:

@@ -24,7 +24,7 @@ from duly.runtime.catalogue import CanaryVersion, Catalogue, LoadedVersion, Mode
 from duly.runtime.driver import Driver
 from duly.runtime.model_host import ModelHost
 from duly.runtime.outcome import Outcome
-from duly.runtime.shadow import Shadow, ShadowCounts
+from duly.runtime.shadow import HeldBytes, Shadow, ShadowCounts
 from duly.runtime.trial_memory import TrialMemory
 from duly.trials.canary import drawn
 from duly.trials.trial import Effect, Entered, Figures, Promote, Stage, Trial
@@ -122,6 +122,7 @@ class Trials:
         """By NAME/VERSION, the newest last."""
         self.ended_counts: dict[tuple[str, Stage], int] = {}
         """How many trials have ended how, by the name of the model."""
+        self._held_bytes = HeldBytes()
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
         self._loop = asyncio.get_running_loop()
@@ -203,7 +204,14 @@ class Trials:
             self._apply(running, running.trial.failed(self._driver.clock(), reason))
 
         running.shadow = Shadow(
-            self._driver, running.candidate, running.active, running.settings, measure, compared, failed
+            self._driver,
+            running.candidate,
+            running.active,
+            running.settings,
+            measure,
+            self._held_bytes,
+            compared,
+            failed,
         )
         running.shadow_counts = running.shadow.counts
         self._apply(running, running.trial.begin(now_ns))

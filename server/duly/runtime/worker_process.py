@@ -297,6 +297,8 @@ class Worker:
         return self._begin(action.batch_id, 0, message, WARM_NS)
 
     def _begin(self, batch_id: int, size: int, message: bytes | bytearray, planned_ns: int) -> bool:
+        if self._forget:
+            self._send_forget()
         asked = Asked(batch_id, self._slot, size, time.monotonic_ns())
         try:
             self._socket.send(message)
@@ -308,15 +310,17 @@ class Worker:
         return True
 
     def forget(self, stream_id: int) -> None:
-        """The worker hears of it between batches, so that the socket never fills up during a long one."""
+        """The worker hears of it between batches, so that the socket never fills up during a long one, and before the
+        next one begins. Streams that close together are one message, for the same reason.
+        """
         if self._remembers or stream_id in self._shared:
             self._shared.discard(stream_id)
             self._forget.append(stream_id)
-            if self._asked is None:
-                self._send_forget()
+            if len(self._forget) == 1:
+                self._loop.call_soon(self._send_forget)
 
     def _send_forget(self) -> None:
-        while self._forget:
+        while self._forget and self._asked is None:
             some, self._forget = self._forget[:1024], self._forget[1024:]
             try:
                 self._socket.send(channel.encode_forget(some))

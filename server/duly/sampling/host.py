@@ -11,8 +11,8 @@ from duly.runtime.driver import Driver
 from duly.runtime.samplers import periodically
 from duly.runtime.tasks import watch_over
 from duly.sampling.feedback import FeedbackDesk
-from duly.sampling.limits import DROPPED_FOR, DrawnLimits, StoreLimits, WriterSettings
-from duly.sampling.link import WriterLink
+from duly.sampling.limits import DROPPED_FOR, MEMORY_BYTES_MAX, DrawnLimits, StoreLimits, WriterSettings
+from duly.sampling.link import QUEUE_BYTES_MAX, WriterLink
 from duly.sampling.sampler import Drawing, Learned, Sampler
 from duly.sampling.wire import Joined
 
@@ -51,6 +51,11 @@ class Sampling:
         link.counts.labels.update({status.name: 0 for status in Joined})
         self.sampler = Sampler(link, driver.clock, driver.sink, drawing, self._learned if self._learns else None)
         self.desk = FeedbackDesk(link, driver.clock, link.counts.labels)
+
+    @property
+    def bytes_max(self) -> int:
+        """The most memory that it takes, here and in the process that writes."""
+        return QUEUE_BYTES_MAX + MEMORY_BYTES_MAX if self._link is not None else 0
 
     @property
     def counts(self) -> SamplingCounts:

@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+MEMORY_BYTES_MAX = 2 << 30
+"""The memory of the process that writes, beyond which it ends, and is started again."""
 SEGMENT_FRAMES_MAX = 256
 SEGMENT_BYTES_MAX = 8 << 20
 """A segment is written when it has so many frames or bytes, or has waited for long enough."""
@@ -18,6 +20,8 @@ DROPPED_FOR = (
     "rate",  # more frames of a model that learns than are kept a second
     "too_large",
     "read_apart",  # its picture was decoded beside the lanes, and what the client sent is gone
+    "video",  # an access unit shows nothing without those before it
+    "misfit",  # what came of it is no tensor of the model's
     "no_space",
     "not_writable",
     "folder_gone",

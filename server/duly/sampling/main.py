@@ -23,7 +23,7 @@ import numpy as np
 
 from duly.sampling import wire
 from duly.sampling.files import File, packed
-from duly.sampling.limits import WriterSettings
+from duly.sampling.limits import MEMORY_BYTES_MAX, WriterSettings
 from duly.sampling.sample import Form, Sample
 from duly.sampling.writing import FolderGone, Writing
 from duly.worker import kernel, landlock, seccomp
@@ -31,8 +31,6 @@ from duly.worker.background import step_back
 from duly.worker.die_with_parent import die_with_parent
 
 OPEN_FILES_MAX = 64
-MEMORY_BYTES_MAX = 2 << 30
-"""The writer's own memory, beyond which it ends, and is started again."""
 READ_BYTES = 1 << 18
 
 _IOPRIO_SET = {kernel.X86_64: 251, kernel.AARCH64: 30}

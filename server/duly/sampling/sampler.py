@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from random import Random
 
 from duly.core.types import OutcomeStatus
-from duly.models.spec import Signature
+from duly.models.spec import VIDEO, Signature
 from duly.runtime.held_frames import HeldFrame, InputData
 from duly.runtime.outcome import BatchRun, Output, Sink
 from duly.runtime.shared_memory import SharedData
@@ -27,6 +27,9 @@ from duly.worker.channel import ENCODINGS, ROW
 
 FRAME_BYTES_MAX = 32 << 20
 """A frame that is larger with its answer is not kept."""
+NOT_KEPT = {ROW: "read_apart", **{ENCODINGS.index(name): "video" for name in VIDEO}}
+"""Frames with an input in these encodings are not kept, and why: what the client sent is gone, or shows nothing without
+the frames before it."""
 MODELS_KEPT = 1024
 """Of so many models it is remembered whether samples of them are drawn."""
 FORMS_KEPT = 256
@@ -158,9 +161,10 @@ class Sampler:
         if stored is None and place is None:
             return
         places = (stored is not None) + (place is not None)
-        if any(data.encoding == ROW for data in payload):
-            self._link.counts.dropped["read_apart"] += places  # what the client sent is gone
-            return
+        for entry in payload:
+            if entry.encoding in NOT_KEPT:
+                self._link.counts.dropped[NOT_KEPT[entry.encoding]] += places
+                return
         data: list[wire.Buffer] = []
         tensors: list[tuple[str, Sequence[int], int]] = []
         for piece, entry in zip(_inputs(pieces), payload, strict=True):

@@ -130,10 +130,14 @@ class Writing:
         form = form_of(body["form"])
         tensors = body["tensors"]
         pieces = wire.parts(data, [size for *_, size in tensors])
-        arrays = {
-            name: array_of(form.datatypes[name], tuple(shape), each)
-            for (name, shape, _), each in zip(tensors, pieces, strict=True)
-        }
+        try:
+            arrays = {
+                name: array_of(form.datatypes[name], tuple(shape), each)
+                for (name, shape, _), each in zip(tensors, pieces, strict=True)
+            }
+        except BadTensor:
+            self._dropped["misfit"] += body["store"] + ("group" in body)
+            return
         sample = sample_of(form, body["frame"], arrays)
         if self._drawn is not None and "group" in body:
             try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from duly.freed_memory import KEPT_BYTES_MAX
 from duly.models.spec import Signature
+from duly.runtime.shadow import HELD_BYTES_MAX
 from duly.streams.half_messages import ALLOWED_BYTES
 from duly.streams.memory import OUTCOME_BYTES, OUTCOMES_MIN, OUTCOMES_PART
 from duly.worker.channel import SLOTS
@@ -51,10 +52,15 @@ class MemoryCeiling:
     """How many workers have no limit of their own, as on accelerators."""
     local: int = 0
     """What is shared with clients on this machine."""
+    samples: int = 0
+    """Frames that wait to be written, and the process that writes them."""
+    trials: int = HELD_BYTES_MAX
+    """Copies of frames on which new versions are tried."""
 
     @property
     def total(self) -> int:
         parts = self.payloads + self.results + self.messages + self.shared + self.workers + self.local
+        parts += self.samples + self.trials
         return PROCESS_BYTES + parts
 
 
@@ -64,9 +70,11 @@ def memory_ceiling(
     streams_max: int,
     workers: Iterable[WorkerMemory],
     local_bytes_max: int = 0,
+    samples_bytes_max: int = 0,
 ) -> MemoryCeiling:
     """Adds up what the limits allow. `payload_bytes_max` bounds the payloads of all streams, and as much again their
     results, the messages that wait and those that are not complete. `local_bytes_max`: what may be shared with clients.
+    `samples_bytes_max`: for frames that are kept, with the process that writes them.
     """
     workers = tuple(workers)
     return MemoryCeiling(
@@ -77,4 +85,5 @@ def memory_ceiling(
         workers=sum(worker.private_bytes for worker in workers),
         unlimited_workers=sum(not worker.private_bytes for worker in workers),
         local=local_bytes_max,
+        samples=samples_bytes_max,
     )

@@ -256,3 +256,63 @@ class WatchModelsResponse(_message.Message):
     model: Model
     removed: bool
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ..., removed: _Optional[bool] = ...) -> None: ...
+
+class ListLearningRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ListLearningResponse(_message.Message):
+    __slots__ = ("models",)
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedCompositeFieldContainer[Learning]
+    def __init__(self, models: _Optional[_Iterable[_Union[Learning, _Mapping]]] = ...) -> None: ...
+
+class Learning(_message.Message):
+    __slots__ = ("name", "phase", "version", "published", "frames", "labels", "labels_of_regime", "labels_unusable", "attempt", "attempt_text", "figures", "drifts", "attempts", "problem")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_OF_REGIME_FIELD_NUMBER: _ClassVar[int]
+    LABELS_UNUSABLE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_TEXT_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    DRIFTS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    phase: str
+    version: str
+    published: str
+    frames: int
+    labels: int
+    labels_of_regime: int
+    labels_unusable: int
+    attempt: str
+    attempt_text: str
+    figures: _containers.RepeatedCompositeFieldContainer[LearningFigure]
+    drifts: _containers.RepeatedCompositeFieldContainer[LearningCount]
+    attempts: _containers.RepeatedCompositeFieldContainer[LearningCount]
+    problem: str
+    def __init__(self, name: _Optional[str] = ..., phase: _Optional[str] = ..., version: _Optional[str] = ..., published: _Optional[str] = ..., frames: _Optional[int] = ..., labels: _Optional[int] = ..., labels_of_regime: _Optional[int] = ..., labels_unusable: _Optional[int] = ..., attempt: _Optional[str] = ..., attempt_text: _Optional[str] = ..., figures: _Optional[_Iterable[_Union[LearningFigure, _Mapping]]] = ..., drifts: _Optional[_Iterable[_Union[LearningCount, _Mapping]]] = ..., attempts: _Optional[_Iterable[_Union[LearningCount, _Mapping]]] = ..., problem: _Optional[str] = ...) -> None: ...
+
+class LearningFigure(_message.Message):
+    __slots__ = ("name", "value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: float
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+
+class LearningCount(_message.Message):
+    __slots__ = ("name", "count")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    count: int
+    def __init__(self, name: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...

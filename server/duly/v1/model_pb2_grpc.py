@@ -75,6 +75,11 @@ class ModelServiceStub:
                 request_serializer=duly_dot_v1_dot_model__pb2.VetoVersionRequest.SerializeToString,
                 response_deserializer=duly_dot_v1_dot_model__pb2.VetoVersionResponse.FromString,
                 _registered_method=True)
+        self.ListLearning = channel.unary_unary(
+                '/duly.v1.ModelService/ListLearning',
+                request_serializer=duly_dot_v1_dot_model__pb2.ListLearningRequest.SerializeToString,
+                response_deserializer=duly_dot_v1_dot_model__pb2.ListLearningResponse.FromString,
+                _registered_method=True)
         self.WatchModels = channel.unary_stream(
                 '/duly.v1.ModelService/WatchModels',
                 request_serializer=duly_dot_v1_dot_model__pb2.WatchModelsRequest.SerializeToString,
@@ -145,6 +150,13 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListLearning(self, request, context):
+        """How models learn from labelled frames while the server runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchModels(self, request, context):
         """Sends all models as they are, then each one that changes, until the client cancels the call.
         """
@@ -194,6 +206,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.VetoVersion,
                     request_deserializer=duly_dot_v1_dot_model__pb2.VetoVersionRequest.FromString,
                     response_serializer=duly_dot_v1_dot_model__pb2.VetoVersionResponse.SerializeToString,
+            ),
+            'ListLearning': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLearning,
+                    request_deserializer=duly_dot_v1_dot_model__pb2.ListLearningRequest.FromString,
+                    response_serializer=duly_dot_v1_dot_model__pb2.ListLearningResponse.SerializeToString,
             ),
             'WatchModels': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchModels,
@@ -418,6 +435,33 @@ class ModelService:
             '/duly.v1.ModelService/VetoVersion',
             duly_dot_v1_dot_model__pb2.VetoVersionRequest.SerializeToString,
             duly_dot_v1_dot_model__pb2.VetoVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLearning(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/duly.v1.ModelService/ListLearning',
+            duly_dot_v1_dot_model__pb2.ListLearningRequest.SerializeToString,
+            duly_dot_v1_dot_model__pb2.ListLearningResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -230,8 +230,6 @@ class Model:
                     self._read_input(batch, area, index, stream_id, position, ref)
             except InvalidFrame as error:
                 batch.reasons[index] = str(error)
-            if guards is not None and index in guards.refused:
-                batch.reasons.setdefault(index, guards.refused[index])
             if index in unread:
                 batch.reasons[index] = UNREAD
                 batch.failed.add(index)
@@ -239,6 +237,11 @@ class Model:
                 ended_ns = monotonic_ns()
                 batch.read_ns.append(ended_ns - began_ns)
                 began_ns = ended_ns
+        if guards is not None:
+            for index in unread:
+                guards.found.pop(index, None)  # what was looked at is not what the client sent
+            for index, reason in guards.refused.items():
+                batch.reasons.setdefault(index, reason)
         for position, spec in enumerate(self._input_specs):
             if spec.finite and self._as_is[position]:
                 rows = self._rows[run.slot][position][: len(run.frames)]
@@ -250,15 +253,15 @@ class Model:
     def _read_input(
         self, batch: _Batch, area: memoryview, index: int, stream_id: int, position: int, ref: TensorRef
     ) -> None:
-        spec, guards = self._input_specs[position], self._guards
+        spec = self._input_specs[position]
         offset, length, encoding, shape = ref
         if length > spec.bytes_max or offset != self._input_bases[position] + index * spec.bytes_max:
             raise InvalidFrame(f"input '{spec.name}': {length} bytes at {offset} are not where the frame's place is")
         if self._as_is[position]:
             if encoding or shape != spec.shape or length != spec.bytes_max:
                 tensor(area[offset : offset + length], ENCODINGS[encoding], shape, spec)  # says what is wrong
-            if guards is not None:
-                look = guards.at(index, stream_id, position, area[offset : offset + length])
+            if self._guards is not None:
+                look = self._guards.at(index, stream_id, position, area[offset : offset + length])
                 if look is not None:
                     look(self._rows[batch.run.slot][position][index, ...])
             return
@@ -266,7 +269,7 @@ class Model:
         payload, name = area[offset : offset + length], ENCODINGS[encoding]
         row = self._rows[batch.run.slot][position][index, ...] if self._fixed else None
         context = self._streams.context(stream_id, position) if reader.context else None
-        is_video = name in VIDEO and name in spec.encodings
+        guards, is_video = self._guards, name in VIDEO and name in spec.encodings
         look = None if guards is None else guards.at(index, stream_id, position, None if is_video else payload)
         if is_video:
             picture = self._videos.picture(stream_id, position, name, payload, spec)

@@ -65,6 +65,11 @@ from duly_learn.optimize.steps import STEPS, with_bounds
     "--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Where model.toml states none."
 )
 @click.option(
+    "--guards",
+    is_flag=True,
+    help="Fit a detector of frames unlike others to the model's own layers, and guard by it; needs no steps.",
+)
+@click.option(
     "--share",
     type=Number(0, 1, min_open=True, max_open=True),
     default=str(SHARE),
@@ -95,6 +100,7 @@ def optimize(
     held_out: float,
     frames_max: int,
     threads: int,
+    guards: bool,
     share: float,
     train_seconds: int,
     page: Path | None,
@@ -114,7 +120,7 @@ def optimize(
     asked = Asked(
         version,
         [_samples_of(place, version) for place in places],
-        with_bounds(_steps(every, named), share, train_seconds),
+        with_bounds(_steps(every, named, guards), share, train_seconds),
         version.config.task.tolerance if tolerance is None else tolerance,
         seed,
         held_out,
@@ -123,6 +129,7 @@ def optimize(
         threads,
         number,
         topic,
+        guards,
     )
     found = run(asked, click.echo)
     page.write_text(report(found), "utf-8")
@@ -136,10 +143,10 @@ def _samples_of(place: Path, version: ModelVersion) -> Path:
     return own if place.is_dir() and own.is_dir() else place
 
 
-def _steps(every: bool, named: str) -> list[Step]:
+def _steps(every: bool, named: str, guards: bool) -> list[Step]:
     known = {step.name: step for step in STEPS}
     names = [name.strip() for name in named.split(",") if name.strip()]
-    if every == bool(names):
+    if every == bool(names) and (every or not guards):
         raise click.UsageError(f"say --all, or some of --steps {','.join(known)}")
     for name in names:
         if name not in known:

@@ -136,4 +136,4 @@ def _many(path: Path, arrays: Mapping[str, Array], inputs: tuple[TensorSpec, ...
 
 def _text(array: Array) -> Array:
     """Text as duly has it, which is arrays of str; all else as it is."""
-    return array.astype(object) if array.dtype.kind == "U" else array
+    return np.asarray(array).astype(object) if array.dtype.kind == "U" else array

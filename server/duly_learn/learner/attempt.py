@@ -115,13 +115,13 @@ class Attempt:
         held = [(sample, each) for sample, each in recent if each.held_out]
         old_held = [(each.sample, each.label) for each in true if held_out(each.sample, share, seed)]
         lessons = [
-            Lesson(each.sample, each.label, OLD_WEIGHT, True)
+            Lesson(each.sample, each.label, _said_weight(each.sample) * OLD_WEIGHT, True)
             for each in (*true, *unknown)
             if not held_out(each.sample, share, seed)
         ]
         fresh = [(sample, each.label) for sample, each in recent if not each.held_out]
         lessons += [
-            Lesson(sample, label, 1.0 + (NEWEST_WEIGHT - 1.0) * nth / len(fresh), False)
+            Lesson(sample, label, _said_weight(sample) * (1.0 + (NEWEST_WEIGHT - 1.0) * nth / len(fresh)), False)
             for nth, (sample, label) in enumerate(fresh)
         ]
         if len(held) < learning.validation.held_out_min:
@@ -268,6 +268,11 @@ def compared(summary: Summary, sample: Sample) -> npt.NDArray[np.float64]:
     plain = [at for at, name in enumerate(summary.names) if name.startswith("input.")]
     small = all(not name.endswith((".mean", ".size")) for name in summary.names if name.startswith("input."))
     return numbers[plain] if small and plain else numbers
+
+
+def _said_weight(sample: Sample) -> float:
+    """What its sender says that a label counts; nobody makes a label count more than others."""
+    return min(1.0, sample.labelled.weight) if sample.labelled is not None else 1.0
 
 
 def _other_tensors(variant: str, new: Signature, old: Signature) -> str:

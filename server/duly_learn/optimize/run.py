@@ -18,6 +18,7 @@ from duly_learn.frames.places import NoFrames, frames_from
 from duly_learn.frames.split import split
 from duly_learn.graphs.describe import size_bytes
 from duly_learn.optimize.existing import Existing
+from duly_learn.optimize.guarded import with_detectors
 from duly_learn.optimize.judge import Bench, joules_of, judge
 from duly_learn.optimize.judged import Judged
 from duly_learn.optimize.step import Candidate, OptimizeSource, Refused, Step
@@ -45,6 +46,9 @@ class Asked:
     number: int | None = None
     """That of the new version; None: the next one."""
     topic: str = ""
+    guards: bool = False
+    """Whether every variant gets a detector of frames unlike others. A version is written then even if nothing is
+    faster."""
 
 
 @dataclass(slots=True)
@@ -108,9 +112,14 @@ def optimize(asked: Asked, told: Callable[[str], None]) -> Found:
         found = Found(asked, measure, original.signature, as_it_is, no_joules, len(calibration), held_out, expected)
         base = _tried(found, bench, work, told)
         _choose(found, base, original.signature.stateful)
+        settings = base.candidate.settings if base is not None and base.candidate is not None else {}
+        if asked.guards:
+            found.variants = found.variants or _only_original(found)
+            found.variants, settings = with_detectors(
+                version, found.variants, settings, calibration, asked.seed, asked.threads, work, told
+            )
         if found.variants:
             number = asked.number or next_number(version.model_folder)
-            settings = base.candidate.settings if base is not None and base.candidate is not None else {}
             write_version(version, number, found.variants, settings, _made(found), asked.threads)
             found.number = number
         return found
@@ -224,6 +233,12 @@ def _choose(found: Found, base: Judged | None, stateful: bool) -> None:
         for each in chosen
         if each.candidate is not None
     ]
+
+
+def _only_original(found: Found) -> list[NewVariant]:
+    original = found.original
+    assert original.candidate is not None
+    return [NewVariant(original.name, original.folder, original.candidate.file, _accuracy(original))]
 
 
 def _accuracy(judged: Judged) -> float:

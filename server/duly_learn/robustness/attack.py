@@ -65,7 +65,7 @@ def attack_row(
     for nth, epsilon in enumerate(sorted(epsilons)):
         if effort.deadline.is_over:
             break
-        levels.append(attack.within(epsilon, nth))
+        levels.append(attack.within(epsilon, nth, effort.deadline.share(len(epsilons) - nth)))
     unit = "epsilon, standard deviations" if target.kind is Kind.TABLE else "epsilon, share of the range"
     return Row(name, "attack", (target.name,), unit, _PAPERS[effort.attack], tuple(levels))
 
@@ -85,13 +85,14 @@ class _Attack:
         self._worst: dict[int, Array] = {}
         """Inputs that have done harm, by the place of their frames."""
 
-    def within(self, epsilon: float, nth: int) -> Level:
+    def within(self, epsilon: float, nth: int, deadline: Deadline) -> Level:
         """Attacks within one ball, which is larger than those before. `nth`: how many there were."""
         queries = at_limit = 0
-        for group in self._groups():
+        groups = self._groups()
+        for place, group in enumerate(groups):
             begun = [self._begin(epsilon, index, nth) for index in group]
             attacked = [each for each in begun if np.any(each.ball.radius > 0)]
-            self._run(attacked)
+            self._run(attacked, deadline.share(len(groups) - place))
             for each in attacked:
                 queries += each.queries
                 at_limit += each.score > 0
@@ -121,12 +122,12 @@ class _Attack:
             return _Attacked(index, around, Square(around, target.kind, self._effort.queries, seed))
         return _Attacked(index, around, Spsa(around, seed))
 
-    def _run(self, live: list[_Attacked]) -> None:
+    def _run(self, live: list[_Attacked], deadline: Deadline) -> None:
         """Attacks frames side by side, until each is wholly wrong or its queries, or the time, are used up."""
-        while live and not self._effort.deadline.is_over:
+        while live and not deadline.is_over:
             asked = [each.search.ask() for each in live]
             for each, tried, outcomes in zip(live, asked, self._answers(live, asked), strict=True):
-                expected = self._bench.expected[each.index]
+                expected = {**self._bench.clean[each.index], **self._bench.expected[each.index]}
                 for array, outcome in zip(tried, outcomes, strict=True):
                     if isinstance(outcome, str):
                         continue  # what the model refuses is no success

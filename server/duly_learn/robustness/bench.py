@@ -31,6 +31,10 @@ class Deadline:
         self._clock = clock
         self._ends = clock() + seconds
 
+    def share(self, parts: int) -> "Deadline":
+        """Returns the end of the first of so many equal parts of the time that is left."""
+        return Deadline(max(0.0, self._ends - self._clock()) / parts, self._clock)
+
     @property
     def is_over(self) -> bool:
         return self._clock() >= self._ends
@@ -43,7 +47,10 @@ class Bench:
     model: Answers
     plain: Plain
     expected: Sequence[Outputs]
-    """What would be right for each frame, in the form of the model's answers."""
+    """What would be right for each frame, in the form of the model's answers: of labels, those outputs that are
+    compared."""
+    clean: Sequence[Outputs]
+    """The version's own answers to the frames as they are."""
     measure: Measure
     batch: int
     seed: int

@@ -168,7 +168,7 @@ def tested(
             expected_of(label, measure, answer, model.signature, index)
             for index, (label, answer) in enumerate(zip(material.labels, clean, strict=True))
         ]
-    bench = Bench(model, material.plain, expected, measure, _batch(model), plan.seed, teller.answered)
+    bench = Bench(model, material.plain, expected, clean, measure, _batch(model), plan.seed, teller.answered)
     level = Level(CLEAN, None, tuple(bench.score(index, answer) for index, answer in enumerate(clean)))
     notes = [f"{name}: {words}" for words in _says_nothing(measure, expected)]
     rows: list[Row] = []
@@ -185,7 +185,7 @@ def tested(
         notes.append(f"for inputs of other kinds than {kinds}, and left out: {', '.join(unfit)}")
     for row in _attacks(bench, name, level, plan, deadline, teller):
         rows.append(row)
-        notes += [f"{name}: {words}" for words in _limits_of(row, plan, deadline)]
+        notes += [f"{name}: {words}" for words in _limits_of(row, plan)]
     refused = sum(each.refused for row in rows for each in row.levels)
     if refused:
         notes.append(f"{name}: {refused} harmed frames were refused by the model, which counts as 0")
@@ -193,13 +193,14 @@ def tested(
 
 
 def _attacks(bench: Bench, name: str, clean: Level, plan: Plan, deadline: Deadline, teller: Teller) -> Sequence[Row]:
-    rows = []
+    rows: list[Row] = []
     harmable = bench.plain.harmable
     for attack in plan.attacks:
         for target in harmable:
             epsilons = plan.epsilons or EPSILONS[target.kind]
             places = _spread(len(bench.plain.frames), plan.attack_frames, bench.model.signature.stateful)
-            effort = Effort(attack, places, plan.queries, deadline)
+            left = len(plan.attacks) * len(harmable) - len(rows)
+            effort = Effort(attack, places, plan.queries, deadline.share(left))
             row_name = attack if len(harmable) == 1 else f"{attack} {target.name}"
             each_runs = len(places) if bench.model.signature.stateful else 1
             teller.say(f"{name}: {row_name}", len(epsilons) * len(places) * plan.queries * each_runs)
@@ -218,10 +219,11 @@ def _says_nothing(measure: Measure, expected: Sequence[Outputs]) -> list[str]:
     ][: bool(empty)]
 
 
-def _limits_of(row: Row, plan: Plan, deadline: Deadline) -> list[str]:
+def _limits_of(row: Row, plan: Plan) -> list[str]:
     notes = []
     if at_limit := sum(level.at_limit for level in row.levels):
-        limit = f"{plan.queries} queries" + (f" or {plan.seconds:g} s" if deadline.is_over else "")
+        short = any(level.queries < level.at_limit * plan.queries for level in row.levels)
+        limit = f"{plan.queries} queries" + (f" or {plan.seconds:g} s" if short else "")
         notes.append(
             f"{row.name}: at {at_limit} of all attacks on a frame within a ball, {limit} were the limit; with more, "
             "the scores may be less"

@@ -91,7 +91,7 @@ class RunningModel:
         for low in range(0, len(frames), step):
             part = slice(low, low + step)
             given += self._batch(frames[part], numbers[part], resets[part])
-        for number in numbers:
+        for number in streams.values():
             self._worker.forget(number)
         return given
 
@@ -103,6 +103,25 @@ class RunningModel:
                 raise FrameRefused(f"{self.version.key}: frame {index} of {frames[index].stream}: {outcome}")
             answers.append(outcome)
         return answers
+
+    def found(self, frames: Sequence[LearnFrame]) -> list[tuple[str, ...]]:
+        """Runs frames one by one, each stream from its beginning, and returns for each the names of the guards that
+        found something on it. Raises FrameRefused at a frame that is refused for another reason, and NotRunning.
+        """
+        streams: dict[str, int] = {}
+        found: list[tuple[str, ...]] = []
+        for index, frame in enumerate(frames):
+            is_first = frame.stream not in streams
+            number = streams.setdefault(frame.stream, len(streams) + 1)
+            result = self._run([self._payload(frame)], [number], [is_first])
+            guards = (result.guards or {}).get(0, ())
+            reasons = list((result.invalid | result.failed).values())
+            if reasons and not guards:
+                raise FrameRefused(f"{self.version.key}: frame {index} of {frame.stream}: {reasons[0]}")
+            found.append(guards)
+        for number in streams.values():
+            self._worker.forget(number)
+        return found
 
     def time_ns(self, frames: Sequence[LearnFrame]) -> int:
         """Runs the frames as one batch, each as the first of a stream of its own, and returns how long the worker says

@@ -10,6 +10,7 @@ import grpc
 
 from duly.core.types import StreamClass
 from duly.metrics import Metrics
+from duly.rpc.duly_v1.learning import learning
 from duly.rpc.duly_v1.tensors import tensor_spec
 from duly.rpc.duly_v1.trials import trial
 from duly.rpc.errors import abort, guarded
@@ -17,6 +18,7 @@ from duly.rpc.principal import is_on_this_machine, rights_of
 from duly.runtime.catalogue import Catalogue, LoadedVersion
 from duly.runtime.driver import Driver
 from duly.runtime.flight_recorder import DumpError
+from duly.runtime.learning import Learning
 from duly.runtime.model_host import ModelHost
 from duly.runtime.trials import Trials
 from duly.streams.errors import REASON_CHARS_MAX, CallError
@@ -37,11 +39,12 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
 class ModelService(model_pb2_grpc.ModelServiceServicer):
-    def __init__(self, host: ModelHost, catalogue: Catalogue, driver: Driver, trials: Trials) -> None:
+    def __init__(self, host: ModelHost, catalogue: Catalogue, driver: Driver, trials: Trials, learns: Learning) -> None:
         self._host = host
         self._catalogue = catalogue
         self._driver = driver
         self._trials = trials
+        self._learns = learns
 
     @guarded
     async def ListModels(self, request: model_pb2.ListModelsRequest, context: Context) -> model_pb2.ListModelsResponse:
@@ -80,6 +83,14 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
         may_use = rights_of(context).may_use
         reports = [report for report in self._trials.reports() if request.name in ("", report.name)]
         return model_pb2.ListTrialsResponse(trials=[trial(report) for report in reports if may_use(report.name)])
+
+    @guarded
+    async def ListLearning(
+        self, request: model_pb2.ListLearningRequest, context: Context
+    ) -> model_pb2.ListLearningResponse:
+        may_use = rights_of(context).may_use
+        found = [(name, of) for name, of in sorted(self._learns.models.items()) if request.name in ("", name)]
+        return model_pb2.ListLearningResponse(models=[learning(name, of) for name, of in found if may_use(name)])
 
     @guarded
     async def StartTrial(self, request: model_pb2.StartTrialRequest, context: Context) -> model_pb2.StartTrialResponse:

@@ -98,10 +98,14 @@ class Score:
 
 
 def objective_of(measure: Measure, signature: Signature) -> Objective:
-    """Returns what to make less, so that the measure becomes less."""
+    """Returns what to make less, so that the measure becomes less. Where the measure is of the class alone, the scores
+    of classes in another output tell more.
+    """
     outputs = {spec.name: spec for spec in signature.outputs}
-    if isinstance(measure, TopOne) and _scored(outputs[measure.output].datatype, outputs[measure.output].shape):
-        return Margin(measure.output)
+    if isinstance(measure, TopOne):
+        for name in (measure.output, *outputs):
+            if _scored(outputs[name].datatype, outputs[name].shape):
+                return Margin(name)
     if isinstance(measure, Binary):
         return Side(measure.output, measure.threshold)
     if isinstance(measure, BoxesF1) and "scores" in outputs:

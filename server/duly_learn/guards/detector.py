@@ -1,0 +1,164 @@
+"""A detector of frames that are not like those that it was fitted to: one normal distribution of what a model's own
+layers make of a frame, and the distance from it.
+
+Per layer, the mean and the standard deviation of every channel over a frame are its features, on a logarithmic scale,
+as they differ by orders of magnitude; where a layer has one number a channel, it is these. Principal components hold
+nearly all of their variance. The Mahalanobis distance within them (Lee et al., 2018, "A Simple Unified Framework for
+Detecting Out-of-Distribution Samples and Adversarial Attacks") finds frames that are unusual in the ways in which
+frames differ, and what is left outside of them finds frames that differ in other ways.
+
+The threshold is what clean frames exceed at a stated rate, where each frame is judged by a detector that was fitted
+without the block of its stream that it lies in: neighbours are alike, and a frame that was fitted to says nothing.
+"""
+
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from duly_learn.errors import LearnError
+
+Floats = npt.NDArray[np.float64]
+
+FALSE_ALARMS = 0.002
+"""The share of clean frames whose scores, by detectors that were fitted without them, may be above the threshold before
+the margin."""
+MARGIN = 1.5
+"""By how much the threshold lies above that, as a ratio of squared distances: days differ more than the blocks of one
+recording do."""
+FOLDS = 5
+"""So many detectors judge the frames that they were not fitted to."""
+BLOCKS = 10
+"""A stream is cut into so many blocks, whose frames are judged together."""
+FRAMES_MIN = 50
+"""With fewer frames nothing is fitted: their distribution would be a guess."""
+VARIANCE = 0.98
+"""The share of the variance that the principal components hold."""
+COMPONENTS_MAX = 64
+SCALE = 0.1
+"""From so many times the mean magnitude of a layer's features on, they are on a logarithmic scale."""
+_FLOOR = 1e-3
+"""No feature's standard deviation counts as less than this share of their mean."""
+_RIDGE = 1e-2
+"""No component's variance counts as less than this share of their mean."""
+
+
+class TooFew(LearnError):
+    """There are too few frames to fit a detector to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gaussian:
+    """What is usual of one layer's features, of which there are D, by K components."""
+
+    scale: float
+    """Features are sign(x) * log(1 + |x| / scale) of those that the layer gives; 0: they are these as they are."""
+    mean: Floats
+    """Of the scaled features, [D]."""
+    deviation: Floats
+    """Their standard deviation, [D]."""
+    components: Floats
+    """[D, K], orthonormal."""
+    centre: Floats
+    """The mean along the components, [K]."""
+    weights: Floats
+    """1 over the variance along the components, [K]."""
+
+    def distances(self, features: Floats) -> Floats:
+        """Returns for each row of features the squared distance within the components and the one outside, [N, 2]."""
+        centred = (_scaled(features, self.scale) - self.mean) / self.deviation
+        within = centred @ self.components
+        inside = (within - self.centre) ** 2 @ self.weights
+        outside = (centred**2).sum(axis=1) - (within**2).sum(axis=1)
+        return np.stack([inside, np.maximum(outside, 0)], axis=1)
+
+
+def _scaled(features: Floats, scale: float) -> Floats:
+    return np.sign(features) * np.log1p(np.abs(features) / scale) if scale else features
+
+
+def gaussian(features: Floats, scale: float) -> Gaussian:
+    """Fits to features [N, D] of clean frames."""
+    scaled = _scaled(features, scale)
+    mean, deviation = scaled.mean(axis=0), scaled.std(axis=0)
+    deviation = deviation + _FLOOR * float(np.abs(scaled).mean()) + 1e-9
+    centred = (scaled - mean) / deviation
+    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
+    variances = singular**2 / len(centred)
+    held = np.cumsum(variances) / max(float(variances.sum()), 1e-12)
+    count = max(1, min(COMPONENTS_MAX, int(np.searchsorted(held, VARIANCE)) + 1, len(centred) // 4, len(variances)))
+    kept = variances[:count]
+    components = directions[:count].T
+    weights = 1 / (kept + _RIDGE * float(kept.mean()) + 1e-12)
+    return Gaussian(scale, mean, deviation, components, (centred @ components).mean(axis=0), weights)
+
+
+@dataclass(frozen=True, slots=True)
+class Detector:
+    """What is usual of several layers, by their tensors."""
+
+    layers: Mapping[str, Gaussian]
+    thresholds: Mapping[str, tuple[float, float]]
+    """For each layer, the squared distances within and outside of the components that count as 1."""
+    frames: int
+    """So many clean frames it was fitted to."""
+
+    def scores(self, features: Mapping[str, Floats]) -> Floats:
+        """Returns a score for each frame: above 1 it is not like those that were fitted to, [N]."""
+        ratios = [
+            self.layers[name].distances(features[name]) / np.asarray(self.thresholds[name]) for name in self.layers
+        ]
+        return np.asarray(np.sqrt(np.concatenate(ratios, axis=1).max(axis=1)))
+
+
+def fit(
+    features: Mapping[str, Floats], streams: Sequence[str], seed: int, logarithmic: Collection[str] = ()
+) -> Detector:
+    """Fits to the features [N, D] of clean frames by layer. `streams`: which stream each of the N frames is of, in the
+    order of their capture. `logarithmic`: the layers whose features differ by orders of magnitude. Raises TooFew.
+    """
+    count = len(streams)
+    if count < FRAMES_MIN:
+        raise TooFew(
+            f"{count} frames: a detector of frames that are not like others needs at least {FRAMES_MIN} clean ones; "
+            "some hundreds of all that is usual where the model serves are better"
+        )
+    folds = _folds(streams, seed)
+    layers: dict[str, Gaussian] = {}
+    unseen: dict[str, Floats] = {}
+    for name, rows in features.items():
+        scale = max(SCALE * float(np.abs(rows).mean()), 1e-12) if name in logarithmic else 0.0
+        judged = np.zeros((count, 2))
+        for fold in range(int(folds.max()) + 1):
+            there = folds == fold
+            judged[there] = gaussian(rows[~there], scale).distances(rows[there])
+        layers[name], unseen[name] = gaussian(rows, scale), judged
+    rate = 1 - FALSE_ALARMS
+    usual = {}
+    for name, judged in unseen.items():
+        least = 1.0, (1 - VARIANCE) * features[name].shape[1]  # what the components leave out, where that is nothing
+        usual[name] = np.maximum(np.quantile(judged, rate, axis=0), least)
+    largest = np.max([(unseen[name] / usual[name]).max(axis=1) for name in layers], axis=0)
+    factor = max(1.0, float(np.quantile(largest, rate))) * MARGIN
+    thresholds = {name: (float(usual[name][0] * factor), float(usual[name][1] * factor)) for name in layers}
+    return Detector(layers, thresholds, count)
+
+
+def _folds(streams: Sequence[str], seed: int) -> npt.NDArray[np.int64]:
+    """Returns for each frame by which fold it is judged. Blocks of a stream stay together."""
+    places: dict[str, list[int]] = {}
+    for index, stream in enumerate(streams):
+        places.setdefault(stream, []).append(index)
+    blocks: list[list[int]] = []
+    for indices in places.values():
+        cuts = min(BLOCKS, len(indices))
+        bounds = [len(indices) * nth // cuts for nth in range(cuts + 1)]
+        blocks += [indices[low:high] for low, high in pairwise(bounds)]
+    random.Random(seed).shuffle(blocks)
+    folds = np.zeros(len(streams), np.int64)
+    for nth, block in enumerate(blocks):
+        folds[block] = nth % FOLDS
+    return folds

@@ -1,0 +1,156 @@
+"""Fits a detector to clean frames and puts it into a model's graph, which gives its score as one more output."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+
+from duly.models.spec import ModelConfig
+from duly_learn.errors import LearnError
+from duly_learn.guards.branches import without_constant_branches
+from duly_learn.guards.detector import FALSE_ALARMS, MARGIN, Detector, Floats, fit
+from duly_learn.guards.graph import features_of, with_detector, with_features, without_detector
+from duly_learn.guards.layers import Tap, chosen, taps_of
+
+SCORE = "duly_guard_score"
+"""The graph output that has the score."""
+ELEMENTS_MAX = 1 << 19
+"""An early layer with more elements for a frame is passed over, as a look at each of them costs time."""
+FEATURES_MAX = 8192
+"""Nor is a layer looked at that gives more features."""
+GRAPH_BYTES_MAX = 1_900_000_000
+"""No detector is put into a larger graph: ONNX keeps a graph with its weights in one message of less than 2 GiB."""
+
+Tensors = Mapping[str, npt.NDArray[Any]]
+
+
+class NoFeatures(LearnError):
+    """The graph has no layer that could be looked at. The message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A graph with a detector."""
+
+    model: onnx.ModelProto
+    detector: Detector
+    layers: Sequence[str]
+    """The tensors that it looks at."""
+    settings: Mapping[str, object]
+    """The table of `[[guard]]` in model.toml that goes with it."""
+
+    @property
+    def said(self) -> str:
+        """What was done, in one sentence."""
+        return (
+            f"a detector of frames unlike others, fitted to {self.detector.frames} clean ones on {len(self.layers)} of "
+            f"the model's layers ({', '.join(self.layers)}): {FALSE_ALARMS:.1%} of clean frames that it had not seen "
+            f"were as far off as its threshold before a margin of {MARGIN:g}"
+        )
+
+
+def fit_detector(
+    model: onnx.ModelProto,
+    config: ModelConfig,
+    inputs: Iterable[Tensors],
+    streams: Sequence[str],
+    seed: int,
+    layers: Sequence[str] = (),
+) -> Fitted:
+    """Fits to what the graph is given for clean frames, one frame at a time (`running.seen`). `streams`: which stream
+    each frame is of. `layers`: tensors of the graph to look at; none: they are chosen.
+
+    A detector that the graph has already gives way to the new one. Raises NoFeatures and TooFew.
+    """
+    model = without_detector(model, SCORE)
+    if model.ByteSize() > GRAPH_BYTES_MAX:
+        raise NoFeatures(
+            f"the graph has {model.ByteSize():,} bytes; at most {GRAPH_BYTES_MAX:,} can be run in one piece"
+        )
+    flat = without_constant_branches(model, config.constants)
+    states = [state.input for state in config.states]
+    fixed = {*states, *config.constants, *(control.input for control in config.controls)}
+    initial = {each.name for each in flat.graph.initializer}
+    sent = [each.name for each in flat.graph.input if each.name not in fixed | initial]
+    taps = taps_of(flat, sent, states)
+    if layers:
+        taps = [_named(flat, taps, name) for name in layers]
+    if not taps:
+        raise NoFeatures(
+            "the graph has no layer with weights (Conv, Gemm, MatMul) that reads what clients send, so that there is "
+            "nothing to look at; guards of inputs (RANGE, BLANK, SATURATED, FROZEN) need none"
+        )
+    ranks: dict[str, int] = {}
+    session: onnxruntime.InferenceSession | None = None
+    rows: dict[str, list[Floats]] = {}
+    for tensors in inputs:
+        if session is None:
+            shapes = _shapes(flat, taps, tensors)
+            taps = _fitting(taps, shapes) if layers else chosen(_fitting(taps, shapes), _elements(shapes), ELEMENTS_MAX)
+            if not taps:
+                raise NoFeatures("none of the graph's layers has the frames of a batch first, and channels for each")
+            ranks = {tap.tensor: len(shapes[tap.tensor]) for tap in taps}
+            session = _session(with_features(flat, taps, ranks))
+        values = session.run([features_of(tap) for tap in taps], _feeds(session, tensors))
+        for tap, value in zip(taps, values, strict=True):
+            rows.setdefault(tap.tensor, []).append(np.asarray(value[0], np.float64))
+    features = {name: np.stack(each) for name, each in rows.items()}
+    detector = fit(features, streams, seed, [name for name, rank in ranks.items() if rank > 2])
+    written = with_detector(flat, taps, ranks, detector, SCORE)
+    guard = {"kind": "DISTRIBUTION", "output": SCORE, "max": 1.0}
+    return Fitted(written, detector, [tap.tensor for tap in taps], guard)
+
+
+def _named(model: onnx.ModelProto, taps: Sequence[Tap], name: str) -> Tap:
+    for tap in taps:
+        if tap.tensor == name:
+            return tap
+    if any(name in node.output for node in model.graph.node):
+        return Tap(name, channels_last=False, deep=True)
+    there = ", ".join(tap.tensor for tap in taps[:20])
+    raise NoFeatures(f"the graph has no tensor '{name}'; layers with weights read: {there}")
+
+
+def _shapes(model: onnx.ModelProto, taps: Sequence[Tap], tensors: Tensors) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes that these tensors have for one frame; those that are no floating point are missing."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    given = {each.name for each in copy.graph.input}
+    inner = [tap.tensor for tap in taps if tap.tensor not in given]
+    there = {each.name for each in copy.graph.output}
+    copy.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in inner if name not in there)
+    session = _session(copy)
+    found = dict(zip(inner, session.run(inner, _feeds(session, tensors)) if inner else (), strict=True))
+    found |= {tap.tensor: tensors[tap.tensor] for tap in taps if tap.tensor in given and tap.tensor in tensors}
+    return {name: array.shape for name, array in found.items() if array.dtype.kind == "f"}
+
+
+def _fitting(taps: Sequence[Tap], shapes: Mapping[str, tuple[int, ...]]) -> list[Tap]:
+    """The taps whose first dimension is the batch, of one frame here, and that give not too many features."""
+    fitting = []
+    for tap in taps:
+        shape = shapes.get(tap.tensor, ())
+        if 2 <= len(shape) <= 5 and shape[0] == 1:
+            width = shape[-1] if tap.channels_last else shape[1]
+            if width * (1 if len(shape) == 2 else 2) <= FEATURES_MAX:
+                fitting.append(tap)
+    return fitting
+
+
+def _elements(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    return {name: int(np.prod(shape)) for name, shape in shapes.items()}
+
+
+def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _feeds(session: onnxruntime.InferenceSession, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
+    return {each.name: tensors[each.name] for each in session.get_inputs() if each.name in tensors}

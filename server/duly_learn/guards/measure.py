@@ -1,0 +1,80 @@
+"""What the guards of a version find on spoilt frames, and what they take for spoilt of clean ones, in a real worker."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from time import monotonic_ns
+
+from duly_learn.frames.frame import LearnFrame
+from duly_learn.guards.spoilt import Spoiler
+from duly_learn.running.model import RunningModel
+
+CLEAN = "clean"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What was found on frames of one kind."""
+
+    kind: str
+    frames: int
+    by_guard: Mapping[str, int]
+    """On how many of them each guard found something."""
+    by_any: int
+
+    @property
+    def share(self) -> float:
+        """The share of the frames on which something was found."""
+        return self.by_any / self.frames if self.frames else 0.0
+
+
+def measure(
+    model: RunningModel, clean: Sequence[LearnFrame], seed: int, told: Callable[[str], None] = lambda line: None
+) -> list[Row]:
+    """Runs clean frames and those that are made of them. The first row is of the clean ones. Raises NotSpoilt.
+
+    Of frozen frames those count that repeat others before them more often than any guard allows.
+    """
+    spoiler = Spoiler(model.signature, clean, seed)
+    rows = [_row(model, CLEAN, clean)]
+    told(f"{CLEAN}: {rows[0].by_any} of {rows[0].frames} frames are false alarms")
+    for kind, spoil in spoiler.kinds().items():
+        told(f"{kind}: {len(clean)} frames")
+        began_ns = monotonic_ns()
+        rows.append(_row(model, kind, spoil(clean)))
+        told(f"{kind}: {rows[-1].share:.1%} found, {(monotonic_ns() - began_ns) / 1e9:.0f} s")
+    return rows
+
+
+def _row(model: RunningModel, kind: str, frames: Sequence[LearnFrame]) -> Row:
+    allowed = max((guard.repeats_max for guard in model.version.config.guards if guard.kind == "FROZEN"), default=0)
+    found = model.found(frames)
+    if kind == "frozen":
+        seen: dict[str, int] = {}
+        counted = []
+        for frame, names in zip(frames, found, strict=True):
+            seen[frame.stream] = seen.get(frame.stream, 0) + 1
+            if seen[frame.stream] > allowed + 1:
+                counted.append(names)
+        found = counted
+    guards = model.signature.guards
+    by_guard = {name: sum(name in names for names in found) for name in guards}
+    return Row(kind, len(found), by_guard, sum(map(bool, found)))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Returns the rows as text for people."""
+    guards = list(rows[0].by_guard)
+    heads = ["frames", "number", *guards, "any guard"]
+    lines = [
+        [row.kind, str(row.frames)]
+        + [f"{row.by_guard[name] / max(1, row.frames):.1%}" for name in guards]
+        + [f"{row.share:.1%}"]
+        for row in rows
+    ]
+    widths = [max(len(line[at]) for line in [heads, *lines]) for at in range(len(heads))]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        )
+        for line in [heads, *lines]
+    )

@@ -1,0 +1,115 @@
+"""A server that learns: real frames, labels, workers and learner; nobody does anything by hand."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from duly.app import App, StartError
+from duly.runtime import learning
+from duly_client import Client
+from tests import graphs
+from tests.e2e.serving import serving
+from tests.learn.concepts import FRAUD, INTRUSION, Concepts
+from tests.learn.learner.made import put_model
+from tests.learn.shifting import run, told
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    return folder
+
+
+async def until(there: Callable[[], object]) -> None:
+    while not there():
+        await asyncio.sleep(0.02)
+
+
+def learner_pid(app: App) -> int:
+    """The process that learns; 0: there is none."""
+    process = app.learning._process
+    return process.pid if process is not None and process.poll() is None else 0
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("concepts", "shifts"),
+    [
+        (FRAUD, 1),
+        pytest.param(FRAUD, 2, marks=pytest.mark.thorough),
+        pytest.param(INTRUSION, 2, marks=pytest.mark.thorough),
+    ],
+)
+async def test_shifts_are_seen_and_recovered_from_while_all_frames_are_answered(
+    tmp_path: Path, store: Path, concepts: Concepts, shifts: int
+) -> None:
+    models = tmp_path / "models"
+    put_model(models, concepts)
+    frames = 700 if shifts == 1 else 1800
+    async with serving(models, learn=store, watch="activate", watch_settle_s=0.1, metrics="127.0.0.1:0") as app:
+        report = await run(app, concepts, frames, 0.0, shifts, wait_every=100)
+        assert len(report.shifts) == shifts
+        for shift in report.shifts:
+            assert shift.before - shift.after > 0.15, told(concepts, report)
+            assert shift.seen_after is not None
+            assert shift.seen_after <= 300, told(concepts, report)
+            assert shift.share >= 0.9, told(concepts, report)
+        assert report.versions[0] == "1"
+        assert len(report.versions) > shifts
+        learned = app.learning.models[concepts.name]
+        assert learned.attempts["published"] >= shifts
+        samples = {
+            (sample.name, *sorted(sample.labels.items())): sample.value
+            for metric in app.metrics.collect()
+            for sample in metric.samples
+        }
+        assert samples["duly_drift_total", ("model", concepts.name), ("signal", "errors")] >= shifts
+        published = "duly_learning_attempts_total", ("model", concepts.name), ("result", "published")
+        assert samples[published] == learned.attempts["published"]
+
+
+async def test_a_learner_that_is_killed_is_started_again_and_frames_go_on(tmp_path: Path, store: Path) -> None:
+    models = tmp_path / "models"
+    put_model(models, FRAUD)
+    async with serving(models, learn=store) as app, Client(app.address) as client:
+        await until(lambda: app.learning.models.get("fraud"))
+        for life in range(2):
+            pid = learner_pid(app)
+            assert pid
+            await until(lambda pid=pid: os.sched_getscheduler(pid) == os.SCHED_IDLE)
+            os.kill(pid, signal.SIGKILL)
+            async with client.stream("fraud", budget_ms=30_000) as stream:
+                for _ in range(5):
+                    await stream.send(np.zeros(7, np.float32))
+                    assert (await anext(stream)).ok
+            await until(lambda life=life: app.learning.restarts > life)
+            await until(lambda pid=pid: learner_pid(app) not in (0, pid))
+        last = learner_pid(app)
+    with pytest.raises(ProcessLookupError):
+        os.kill(last, 0)
+
+
+async def test_no_learner_runs_where_no_model_learns(tmp_path: Path, store: Path) -> None:
+    models = graphs.save(tmp_path / "models", "double", graphs.doubling())
+    async with serving(models, learn=store) as app, Client(app.address) as client:
+        assert (await client.infer("double", np.zeros(4, np.float32), budget_ms=30_000)).ok
+        assert not app.learning.wanted
+        assert learner_pid(app) == 0
+
+
+async def test_without_what_it_needs_the_server_does_not_start(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = graphs.save(tmp_path / "models", "double", graphs.doubling())
+    monkeypatch.setattr(learning, "_NEEDED", ("river", "no_such_package_of_anybody"))
+    with pytest.raises(
+        StartError, match=r"learn: the package no_such_package_of_anybody .*pip install 'duly\[learn\]'"
+    ):
+        async with serving(models, learn=store):
+            pass

@@ -1,0 +1,217 @@
+"""Trials in a runtime whose workers are scripted: nothing that goes wrong in one costs anybody a frame."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from duly.core.types import OutcomeStatus
+from duly.models.repository import ModelVersion
+from duly.models.spec import ModelConfig
+from duly.models.trial import Trial
+from duly.runtime.catalogue import LoadedVersion, ModelError
+from duly.runtime.outcome import Outcome
+from duly.runtime.shadow import HELD_BYTES_MAX
+from duly.runtime.trial_memory import TrialMemory
+from duly.runtime.trials import TrialReport, Trials
+from duly.trials.trial import Stage
+from tests.runtime.scripted import MS, Bench, S
+from tests.runtime.test_faults import act, disarm, inject, places
+
+SETTINGS = Trial(shadow_share=1.0, comparisons_per_s_max=1000.0, frames_min=20, agreement_min=0.5, rolled_back="KEEP")
+SEEDS = 40
+
+
+class Tried(Bench):
+    """A runtime with version 2 of m beside the active one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(monkeypatch)
+        self.decided: list[TrialReport] = []
+        self.observers: list[object] = []
+        self.trials = Trials(
+            self.host,
+            self.catalogue,
+            self.driver,
+            TrialMemory(None),
+            lambda name: [],
+            self.observers.append,
+            self.decided.append,
+        )
+
+    async def start(self, settings: Trial = SETTINGS) -> None:
+        await super().start()
+        self.catalogue.activate(self.catalogue.find("m", "1"))
+        self.candidate = await self.load("2", settings)
+
+    async def load(self, version: str, settings: Trial = SETTINGS) -> LoadedVersion:
+        return await self.host._load(ModelVersion("m", version, Path(), Path(), ModelConfig(trial=settings), ()))
+
+    async def frames(self, count: int) -> None:
+        """A stream of m/1 gets so many results, a second apart."""
+        stream = self.open()
+        for _ in range(count):
+            self.send(next(reversed(self.streams)))
+            await self.until(lambda: len(stream.outcomes) == len(stream.sent))  # called at once
+            await self.until(lambda: not self.driver.held)
+            await self.turn()
+            self.clock.now_ns += S
+        stream.check(is_open=True)
+        assert {outcome.status for outcome in stream.outcomes.values()} == {OutcomeStatus.ON_TIME}
+
+    def report(self) -> TrialReport:
+        report = self.trials.report("m", "2")
+        assert report is not None
+        return report
+
+
+@pytest.fixture
+async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Tried]:
+    bench = Tried(monkeypatch)
+    await bench.start()
+    yield bench
+    await bench.trials.close()
+    await bench.supervisor.close()
+
+
+async def test_copies_run_on_the_candidate_and_nobody_hears_of_them(bench: Tried) -> None:
+    heard: list[Outcome] = []
+    tapped: list[str] = []
+    bench.driver._delivery._unheard = lambda now_ns, outcome: heard.append(outcome)
+    bench.driver.add_tap(lambda pieces, payload, status, outputs, run: tapped.append(run.batch.model))
+    await bench.trials.begin(bench.candidate)
+    await bench.frames(12)
+    report = bench.report()
+    assert report.stage is Stage.SHADOW
+    assert report.figures.frames_compared > 0
+    assert report.figures.agreement == 1.0
+    assert set(tapped) == {"m/1"}
+    assert not heard
+    assert bench.trials._held_bytes.bytes == 0
+    await bench.frames(40)
+    assert bench.report().stage is Stage.CANARY
+    assert bench.catalogue.has_canary("m")
+
+
+async def test_nothing_is_left_of_a_trial_that_is_over(bench: Tried) -> None:
+    await bench.trials.begin(bench.candidate)
+    await bench.frames(5)
+    bench.send(next(reversed(bench.streams)))
+    await bench.until(lambda: any(held.spare for held in bench.driver.held.all()))
+    await bench.trials.veto("m", "2", "ann", "")
+    assert bench.report().stage is Stage.VETOED
+    await bench.until(lambda: not bench.driver.held)
+    await bench.turn()
+    assert bench.driver._delivery.taps is None
+    assert bench.driver._delivery.sinks.keys() == bench.streams.keys()
+    assert bench.trials._held_bytes.bytes == 0
+    assert bench.observers[-1] is None
+    assert [report.stage for report in bench.decided] == [Stage.SHADOW, Stage.VETOED]
+    assert not bench.catalogue.has_canary("m")
+    await bench.serves(("m/1", "m/2", "n/1"))
+
+
+async def test_what_there_is_no_room_for_is_counted_and_not_tried(
+    bench: Tried, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.trials.begin(bench.candidate)
+    bench.trials._held_bytes.bytes = HELD_BYTES_MAX
+    await bench.frames(3)
+    assert bench.report().shadow.not_drawn == 3
+    bench.trials._held_bytes.bytes = 0
+    monkeypatch.setattr("duly.runtime.shadow.COMPARED_BYTES_MAX", 0)
+    await bench.frames(2)
+    assert bench.report().shadow.not_drawn == 5
+    assert bench.report().figures.frames_compared == 0
+
+
+async def test_no_more_answers_are_compared_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Tried(monkeypatch)
+    await bench.start(SETTINGS.model_copy(update={"comparisons_per_s_max": 0.01}))
+    await bench.trials.begin(bench.candidate)
+    await bench.frames(30)
+    assert bench.report().figures.frames_compared <= 2
+    assert bench.report().shadow.not_drawn >= 28
+    await bench.trials.close()
+    await bench.supervisor.close()
+
+
+async def test_what_cannot_be_tried_is_refused_with_the_reason(bench: Tried) -> None:
+    with pytest.raises(ModelError, match="m/1 is active already"):
+        await bench.trials.begin(bench.catalogue.find("m", "1"))
+    with pytest.raises(ModelError, match="no version of n serves, with which 1 could be compared"):
+        await bench.trials.begin(bench.catalogue.find("n", "1"))
+    await bench.trials.begin(bench.candidate)
+    with pytest.raises(ModelError, match="m/2 is on trial already"):
+        await bench.trials.begin(await bench.load("3"))
+    with pytest.raises(ModelError, match="m/2 is on trial, which decides"):
+        await bench.host.activate("m", "3")
+    with pytest.raises(ModelError, match="there is no model 'o'"):
+        await bench.trials.veto("o", "1", "ann", "")
+
+
+async def test_drift_ends_a_trial_where_model_toml_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Tried(monkeypatch)
+    await bench.start(SETTINGS.model_copy(update={"drift": "ROLL_BACK"}))
+    await bench.trials.begin(bench.candidate)
+    bench.trials.drifted("n", "inputs")
+    assert bench.report().stage is Stage.SHADOW
+    bench.trials.drifted("m", "inputs")
+    assert (bench.report().stage, bench.report().reason) == (Stage.ROLLED_BACK, "drift: inputs")
+    await bench.trials.close()
+    await bench.supervisor.close()
+
+
+async def test_a_candidate_that_is_unloaded_is_on_trial_no_more(bench: Tried) -> None:
+    await bench.trials.begin(bench.candidate)
+    bench.catalogue.remove(bench.candidate)
+    bench.trials.look()
+    assert (bench.report().stage, bench.report().reason) == (Stage.ROLLED_BACK, "it was unloaded")
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_the_law_holds_with_a_trial_on_under_faults(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    async def story() -> None:
+        rng = random.Random(seed)
+        bench = Tried(monkeypatch)
+        await bench.start(SETTINGS.model_copy(update={"errors_max": 1000}))
+        await bench.trials.begin(bench.candidate)
+        everyone = [bench.open(), bench.open("n/1"), bench.open("m/2")]
+        for _ in range(rng.randint(5, 40)):
+            before = set(bench.streams)
+            await act(bench, rng)
+            bench.clock.now_ns += rng.choice([0, 300 * MS])
+            bench.trials.look()
+            if rng.random() < 0.03 and not bench.trials.on_trial("m"):
+                await again(bench)
+            everyone += [bench.streams[stream_id][0] for stream_id in bench.streams.keys() - before]
+            if rng.random() < 0.2:
+                inject(bench, rng)
+            for stream_id, (stream, _) in list(bench.streams.items()):
+                if stream.broken:
+                    del bench.streams[stream_id]
+        for stream in everyone:
+            stream.raises = False
+        await bench.trials.close()
+        await bench.until(lambda: not bench.driver.held)
+        assert bench.driver.held.bytes == 0
+        still_open = [stream for stream, _ in bench.streams.values()]
+        for stream in everyone:
+            stream.check(is_open=any(stream is other for other in still_open))
+        for place in places(bench):
+            disarm(*place)
+        await bench.serves()
+        await bench.supervisor.close()
+        assert not any(process.alive for process in bench.processes)
+
+    async def again(bench: Tried) -> None:
+        """Another trial of the same version, where it is there."""
+        with contextlib.suppress(ModelError):
+            await bench.trials.begin(bench.catalogue.find("m", "2"))
+
+    with capture_logs():
+        asyncio.run(story())
