@@ -59,6 +59,7 @@ _CASES = {
     "conv-grouped": (("Conv", ["x", "c0"], {"group": 3}), [_floats(6, 1, 3, 3)]),
     "maxpool-padded": (("MaxPool", ["x"], {"kernel_shape": [2, 2], "pads": [0, 0, 1, 1]}), []),
     "maxpool-same": (("MaxPool", ["x"], {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_UPPER"}), []),
+    "maxpool-beside": (("MaxPool", ["x"], {"kernel_shape": [3, 7], "strides": [3, 7]}), []),
     "average-padded": (("AveragePool", ["x"], {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}), []),
     "average-counted": (
         ("AveragePool", ["x"], {"kernel_shape": [3, 2], "pads": [1, 1, 0, 0], "count_include_pad": 1}),
