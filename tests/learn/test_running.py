@@ -74,6 +74,23 @@ def test_streams_of_a_model_with_state_begin_anew_at_each_call(tmp_path: Path) -
     assert [sight.inputs["total"].tolist() for sight in sights] == [[[0, 0]], [[0, 0]], [[1, 1]], [[2, 2]]]
 
 
+def test_thousands_of_streams_of_a_model_with_state_are_forgotten(tmp_path: Path) -> None:
+    """A message for each of them at once would fill the worker's socket, and a worker keeps no more than 5,000."""
+    graphs.save(tmp_path, "sum", graphs.summing(), SUMMING)
+    frames = [frame(1, 1, stream=str(nth)) for nth in range(2700)]
+    with running(version_of(tmp_path, "sum")) as model:
+        for _ in range(2):
+            assert model.answers(frames)[-1]["y"].tolist() == [1.0, 1.0]
+
+
+def test_a_long_stream_of_a_model_with_state(tmp_path: Path) -> None:
+    graphs.save(tmp_path, "sum", graphs.summing(), SUMMING)
+    frames = [frame(1, 1) for _ in range(500)]
+    with running(version_of(tmp_path, "sum")) as model:
+        for _ in range(2):
+            assert model.answers(frames)[-1]["y"].tolist() == [500.0, 500.0]
+
+
 SUMMING = """
 [[state]]
 output = "total_next"

@@ -170,6 +170,21 @@ def test_convolutions_are_never_quantised_with_the_ranges_of_each_run(tmp_path: 
     assert candidate.notes == ["Its 2 convolutions are as they were."]
 
 
+def test_layers_in_branches_cannot_be_quantised_statically(tmp_path: Path) -> None:
+    make, value = helper.make_node, graphs.value
+    weights = onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")
+    product = helper.make_graph([make("MatMul", ["x", "w"], ["a"])], "then", [], [value("a", ["N", 4])], [weights])
+    same = helper.make_graph([make("Identity", ["x"], ["b"])], "else", [], [value("b", ["N", 4])])
+    nodes = [
+        make("ReduceSum", ["x"], ["sum"], keepdims=0),
+        make("Greater", ["sum", "zero"], ["is"]),
+        make("If", ["is"], ["y"], then_branch=product, else_branch=same),
+    ]
+    graph = graphs.model(nodes, [value("x", ["N", 4])], [value("y", ["N", 4])], {"zero": np.float32(0)})
+    graphs.save(tmp_path, "if", graph, "batch_sizes = [1]\n" + CLOSE)
+    assert "no layer could be quantised" in refusal(tmp_path, "if", StaticInt8(), rows(8, 4))
+
+
 def test_a_graph_of_8_bits_is_not_quantised_again(tmp_path: Path) -> None:
     graphs.save(tmp_path, "see", graphs.seeing(), CLASSES)
     _, candidate, folder, _ = made(tmp_path, "see", StaticInt8(), pictures(8))

@@ -3,18 +3,23 @@ what is not kept is not.
 """
 
 import platform
-from collections.abc import Sequence
-from itertools import cycle
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from duly.agreement.interval import Interval
 from duly_learn.optimize.judged import Judged
 from duly_learn.optimize.run import Found
-from duly_learn.report.frames import drawn, series
+from duly_learn.report.frames import drawn, said, series
 from duly_learn.report.page import Cell, Figure, Json, Pair, Section, Table, Verdict, layout, render
 
-_MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon", "pentagon")
+_SIGNS = {"circle": "●", "square": "■", "diamond": "◆", "triangle-up": "▲", "cross": "✚", "star": "★"}
+"""Plotly's marks, and how they look."""
+COLOURS = 8
+"""The page has so many for series."""
+
+
+def _mark(place: int) -> str:
+    return list(_SIGNS)[place % len(_SIGNS)]
 
 
 def report(found: Found) -> str:
@@ -60,12 +65,12 @@ def _verdict(found: Found) -> Verdict:
 def _accuracy_and_latency(found: Found) -> Section:
     measured = [each for each in found.candidates if each.times and each.agreement is not None]
     sizes = sorted({size for each in measured for size in each.times})
-    data: list[Json] = []
-    for size in sizes:
-        points = [(each, each.times[size].candidate_ns, each.agreement) for each in measured if size in each.times]
-        originals = [ns for each in measured for ns in each.times[size].original_ns]
-        best = (found.original, originals, found.original.agreement)
-        data.append(_points(size, sizes.index(size), [best, *points]))
+    originals = {
+        size: [ns for each in measured if size in each.times for ns in each.times[size].original_ns] for size in sizes
+    }
+    data = [_line(found.original, originals, sizes, 0)]
+    for place, each in enumerate(measured, 1):
+        data.append(_line(each, {size: times.candidate_ns for size, times in each.times.items()}, sizes, place))
     shape = layout(460, "ms for a batch", f"agreement ({found.measure.name})")
     shape["xaxis"] = _object(shape["xaxis"]) | {"type": "log"}
     least = 1 - found.asked.tolerance
@@ -74,7 +79,10 @@ def _accuracy_and_latency(found: Found) -> Section:
     about = (
         "The further left, the faster; the higher, the more alike the original's answers. Bars reach to the ends of "
         "the 95 % confidence interval of the agreement, and from the fastest to the slowest round. What lies below the "
-        "dashed line is beyond the tolerance. Each batch size has a sign of its own."
+        "dashed line is beyond the tolerance. "
+    )
+    about += (
+        f"Signs are batch sizes: {', '.join(f'{_SIGNS[_mark(place)]} {size}' for place, size in enumerate(sizes))}."
     )
     if not measured:
         return Section("Accuracy against latency", "Nothing could be measured.", [])
@@ -85,36 +93,41 @@ def _object(value: object) -> Json:
     return value if isinstance(value, dict) else {}
 
 
-def _points(size: int, place: int, points: "Sequence[tuple[Judged, Sequence[float], Interval | None]]") -> Json:
-    x = [median(ns) / 1e6 for _, ns, _ in points]
-    y = [agreement.mean if agreement else 0.0 for _, _, agreement in points]
-    up = [agreement.high - agreement.mean if agreement else 0.0 for _, _, agreement in points]
-    down = [agreement.mean - agreement.low if agreement else 0.0 for _, _, agreement in points]
-    colours = [colour for _, colour in zip(points, cycle(f"--series-{nth}" for nth in range(8)), strict=False)]
+def _line(each: Judged, times_ns: Mapping[int, Sequence[float]], sizes: Sequence[int], place: int) -> Json:
+    """The points of one variant, from batch size to batch size."""
+    ends = [(size, min(ns) / 1e6, median(ns) / 1e6, max(ns) / 1e6) for size, ns in sorted(times_ns.items())]
+    agreement = each.agreement
+    mean, low, high = (agreement.mean, agreement.low, agreement.high) if agreement is not None else (0.0, 0.0, 0.0)
+    colour = f"--series-{place % COLOURS}"
     return {
         "type": "scatter",
-        "mode": "markers+text",
-        "name": f"batches of {size}",
-        "x": x,
-        "y": y,
-        "text": [each.name for each, _, _ in points],
-        "textposition": "top center",
-        "marker": {"size": 11, "symbol": _MARKS[place % len(_MARKS)], "color": colours},
+        "mode": "lines+markers",
+        "name": each.name,
+        "x": [middle for _, _, middle, _ in ends],
+        "y": [mean] * len(ends),
+        "text": [f"{each.name}, batches of {size}" for size, *_ in ends],
+        "hovertemplate": "%{text}<br>%{x:.3g} ms<br>agreement %{y:.4f}<extra></extra>",
+        "line": {"color": colour, "width": 1, "dash": "dot"},
+        "marker": {
+            "size": 12,
+            "symbol": [_mark(sizes.index(size)) for size, *_ in ends],
+            "color": colour,
+        },
         "error_y": {
             "type": "data",
             "symmetric": False,
-            "array": up,
-            "arrayminus": down,
+            "array": [high - mean] * len(ends),
+            "arrayminus": [mean - low] * len(ends),
             "thickness": 1,
-            "color": "--rule",
+            "color": colour,
         },
         "error_x": {
             "type": "data",
             "symmetric": False,
-            "array": [max(ns) / 1e6 - middle for (_, ns, _), middle in zip(points, x, strict=True)],
-            "arrayminus": [middle - min(ns) / 1e6 for (_, ns, _), middle in zip(points, x, strict=True)],
+            "array": [most - middle for _, _, middle, most in ends],
+            "arrayminus": [middle - least for _, least, middle, _ in ends],
             "thickness": 1,
-            "color": "--rule",
+            "color": colour,
         },
     }
 
@@ -146,7 +159,7 @@ def _row(each: Judged, sizes: Sequence[int], chosen: bool) -> list[Cell]:
     agreement = each.agreement
     row = [
         Cell(each.name),
-        Cell("kept", "good") if chosen else Cell("not kept", "bad" if each.refusals else "number"),
+        Cell("kept", "good") if chosen else Cell("not kept", "bad") if each.refusals else Cell("left out"),
         Cell("-" if agreement is None else f"{agreement.mean:.4f}" + (" (same)" if each.same else ""), "number"),
         Cell("-" if agreement is None else f"{agreement.low:.4f} to {agreement.high:.4f}", "number"),
         Cell(f"{each.size_bytes / 1e6:,.3g} MB" if each.size_bytes else "-", "number"),
@@ -182,6 +195,11 @@ def _worst(found: Found) -> list[Section]:
                 drawn(held_out, answer, labels, name) for answer, name in zip((expected, got), names, strict=True)
             ]
             shown = [picture for picture in pictures if picture is not None]
+            if not shown:
+                answers = (
+                    f"{name}: {said(answer, labels)}" for answer, name in zip((expected, got), names, strict=True)
+                )
+                parts.append("; ".join(answers))
             parts.append(Pair(shown or series(held_out, expected, got, names)))
             if frame.reason:
                 parts.append(f"{each.name} gave no answer: {frame.reason}")

@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 
 from duly.models.spec import Variant
-from duly_learn.graphs.describe import CONVOLUTIONS, PRODUCTS
+from duly_learn.graphs.describe import CONVOLUTIONS, PRODUCTS, QUANTISED, operators
 from duly_learn.optimize.quantising import adds_products_of_8_bits, check_not_quantised, prepared, quiet
 from duly_learn.optimize.ranges import Array, Range, histograms, noise_db, open_graph, slopes
 from duly_learn.optimize.step import Candidate, OptimizeSource, Refused
@@ -79,6 +79,8 @@ def _make(source: OptimizeSource, graph: Path, target: Path, narrow: bool) -> tu
     noises: dict[str, float] = {}
     for name, ranges in ways.items():
         _quantise(graph, target, ranges, [], narrow)
+        if not QUANTISED & operators(onnx.load(str(target))).keys():
+            raise Refused("no layer could be quantised: they lie in branches or loops of the graph")
         noises[name] = noise_db(expected, _outputs(onnx.load(str(target)), feeds, source.threads))
     best = max(ways, key=lambda name: noises[name])
     notes = [f"The noise in the graph's outputs lies {noises[best]:.1f} dB below them."]

@@ -86,7 +86,7 @@ def series(frame: LearnFrame, expected: Outputs, got: Outputs | None, names: tup
             inputs.append(_line(name, value, f"--series-{place}", "solid"))
     answers: list[Json] = []
     for place, (name, wanted) in enumerate(expected.items()):
-        if wanted.dtype.kind not in "iufb" or place >= SERIES_MAX:
+        if wanted.dtype.kind not in "iufb" or wanted.size < 2 or place >= SERIES_MAX:
             continue
         answers.append(_line(f"{name}, {names[0]}", wanted, f"--series-{place}", "solid"))
         if got is not None:

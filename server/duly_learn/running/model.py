@@ -67,6 +67,10 @@ class RunningModel:
         self._worker = worker
         self._runner = runner
         self._seq = 0
+        self._streams = 0
+        """The number of the newest stream that has ended."""
+        self._ended_streams: list[int] = []
+        """Those that the worker has not been told of."""
         self._waiting: asyncio.Future[BatchResult] | None = None
 
     @property
@@ -85,14 +89,13 @@ class RunningModel:
         numbers: list[int] = []
         for frame in frames:
             resets.append(frame.stream not in streams)
-            numbers.append(streams.setdefault(frame.stream, len(streams) + 1))
+            numbers.append(streams.setdefault(frame.stream, self._streams + len(streams) + 1))
         step = 1 if self.signature.stateful else min(batch, max(self.signature.batch_sizes))
         given: list[Outputs | Refusal] = []
         for low in range(0, len(frames), step):
             part = slice(low, low + step)
             given += self._batch(frames[part], numbers[part], resets[part])
-        for number in streams.values():
-            self._worker.forget(number)
+        self._end_streams(len(streams))
         return given
 
     def answers(self, frames: Sequence[LearnFrame], batch: int = 1) -> list[Outputs]:
@@ -112,29 +115,34 @@ class RunningModel:
         found: list[tuple[str, ...]] = []
         for index, frame in enumerate(frames):
             is_first = frame.stream not in streams
-            number = streams.setdefault(frame.stream, len(streams) + 1)
+            number = streams.setdefault(frame.stream, self._streams + len(streams) + 1)
             result = self._run([self._payload(frame)], [number], [is_first])
             guards = (result.guards or {}).get(0, ())
             reasons = list((result.invalid | result.failed).values())
             if reasons and not guards:
                 raise FrameRefused(f"{self.version.key}: frame {index} of {frame.stream}: {reasons[0]}")
             found.append(guards)
-        for number in streams.values():
-            self._worker.forget(number)
+        self._end_streams(len(streams))
         return found
 
     def time_ns(self, frames: Sequence[LearnFrame]) -> int:
         """Runs the frames as one batch, each as the first of a stream of its own, and returns how long the worker says
         that it took: with reading and writing them, without what the server does. Raises FrameRefused and NotRunning.
         """
-        numbers = list(range(1, len(frames) + 1))
+        numbers = [self._streams + nth for nth in range(1, len(frames) + 1)]
         payloads = [self._payload(frame) for frame in frames]
         result = self._run(payloads, numbers, [True] * len(frames))
-        for number in numbers:
-            self._worker.forget(number)
+        self._end_streams(len(frames))
         if reasons := result.invalid | result.failed:
             raise FrameRefused(f"{self.version.key}: {next(iter(reasons.values()))}")
         return result.finished_ns - result.started_ns
+
+    def _end_streams(self, count: int) -> None:
+        """Has the worker forget so many new streams: it is told during the next batch, since then it hears of all of
+        them at once, and so many messages would fill its socket.
+        """
+        self._ended_streams += range(self._streams + 1, self._streams + count + 1)
+        self._streams += count
 
     def _payload(self, frame: LearnFrame) -> Payload:
         try:
@@ -187,6 +195,9 @@ class RunningModel:
         try:
             if not self._worker.run(action, payloads):
                 raise NotRunning(f"{self.version.key}: its worker has ended")
+            for stream in self._ended_streams:
+                self._worker.forget(stream)
+            self._ended_streams.clear()
             async with asyncio.timeout(BATCH_SECONDS_MAX):
                 return await self._waiting
         except TimeoutError:
@@ -199,7 +210,7 @@ class RunningModel:
         finally:
             self._waiting = None
 
-    def _ended(self, batch_id: int, result: BatchResult | str) -> None:
+    def _take_result(self, batch_id: int, result: BatchResult | str) -> None:
         if self._waiting is None or self._waiting.done():
             return
         if isinstance(result, str):
@@ -236,7 +247,7 @@ def running(
 
     def on_batch(batch_id: int, result: BatchResult | str) -> None:
         for model in models:
-            model._ended(batch_id, result)
+            model._take_result(batch_id, result)
 
     def on_end(worker: Worker) -> None:
         for model in models:
