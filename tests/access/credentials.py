@@ -76,7 +76,7 @@ def policy(folder: Path, more: str = "") -> Path:
     """
     keys = folder / "jwks.json"
     keys.write_text(jwks("k1"), encoding="utf-8")
-    everything = '["infer", "read", "feedback", "load", "unload", "activate", "drain", "dump", "log"]'
+    everything = '["infer", "read", "feedback", "feedback-any", "load", "unload", "activate", "drain", "dump", "log"]'
     text = f"""
 [jwt]
 issuer = "{ISSUER}"

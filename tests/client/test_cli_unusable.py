@@ -92,7 +92,8 @@ async def test_status_is_1_where_nothing_was_served(tmp_path: Path) -> None:
     assert (status, errors.count("passed over: ")) == (1, TOLD_MAX), "and each round would be the same"
     assert "duly: what else cannot be used is counted and no longer told" in errors
     assert errors.splitlines()[-1].endswith(f"nothing was served: {TOLD_MAX + 5} passed over")
-    assert json.loads(lines[-1]) == {"sent": 0, "passed_over": TOLD_MAX + 5, "outcomes": {}, "latency_ms": None}
+    expected = {"sent": 0, "passed_over": TOLD_MAX + 5, "outcomes": {}, "guards": {}, "latency_ms": None}
+    assert json.loads(lines[-1]) == expected
     (tmp_path / "0.jpg").write_bytes(JPEG)
     status, _, errors = await stream(refusing(JPEG), "--input", tmp_path / "0.jpg")
     assert (status, errors.splitlines()[-1]) == (1, f"duly: {tmp_path / '0.jpg'}: nothing was served: 1 invalid")
