@@ -7,9 +7,10 @@ from typing import Literal
 import numpy as np
 import onnx
 
-from duly_learn.graphs.channels import Channels, Group, Layer, follow
+from duly_learn.graphs.channels import follow
 from duly_learn.graphs.constants import Array, arrays_of, called, with_biases, with_initializers
 from duly_learn.graphs.cut import cut, staying
+from duly_learn.graphs.followed import Channels, Group, Layer
 from duly_learn.graphs.part import Feeds, Part
 from duly_learn.graphs.work import work_of, work_of_pairs
 from duly_learn.optimize.activations import Moments, moments_of
