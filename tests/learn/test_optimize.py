@@ -432,7 +432,7 @@ def test_a_candidate_whose_worker_dies_or_refuses_it_is_refused(root: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "say --all, or some of --steps cleanup,fp16"),
+        ([], "say --all, or some of --steps merged,cleanup,fp16"),
         (["--all", "--steps", "fp16"], "say --all, or some of --steps"),
         (["--steps", "int8-statics"], "there is no step int8-statics; did you mean int8-static?"),
         (["--all", "--tolerance", "1"], "1"),
