@@ -109,6 +109,9 @@ test-compiled: core ## The tests that touch what is compiled, with it compiled; 
 	$(BIN)/python -m pytest --compiled $(COMPILED_TESTS) $(PYTEST_ARGS) && \
 	$(BIN)/python -m tests.chaos --rows local --effort quick
 
+optimize-figures: $(READY) ## Make and judge the variants that docs/optimize.md has figures of (FIGURES_ARGS: beats digits, or options)
+	$(BIN)/python docs/measure_optimize.py $(FIGURES_ARGS)
+
 grid: $(READY) ## Measure what the scheduler must show, in the simulator (GRID_ARGS for options)
 	$(BIN)/duly-sim grid $(GRID_ARGS)
 

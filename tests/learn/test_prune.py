@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from duly_learn.graphs.channels import follow
 from duly_learn.graphs.constants import arrays_of, set_array, with_initializers
@@ -102,6 +103,24 @@ def test_no_frames_and_no_layers_are_refused() -> None:
     model = builder.model()
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 192
     with pytest.raises(CannotPrune, match="no convolution and no dense layer"):
+        prune(model, _frames(2), share=0.5)
+
+
+def test_layers_inside_of_branches_are_not_followed_and_the_branch_is_named() -> None:
+    inner = _plain(8).graph
+    del inner.input[:]
+    node = helper.make_node("If", ["yes"], ["y"], name="choice", then_branch=inner, else_branch=inner)
+    graph = helper.make_graph(
+        [node],
+        "branches",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8]),
+            helper.make_tensor_value_info("yes", TensorProto.BOOL, []),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(CannotPrune, match="inside of If 'choice', which is not followed"):
         prune(model, _frames(2), share=0.5)
 
 

@@ -99,6 +99,18 @@ def test_what_is_no_number_stops_training_with_the_cause() -> None:
     answers[3]["y"][0, 1] = np.nan
     with pytest.raises(TrainingFailed, match=r"the loss is nan at step 10 of 100: the frames or the teacher's answers"):
         train(network(4, 2), zip(frames, answers, strict=True), squared({"y": 1.0}), Bounds(100, 600, batch=16), 0)
+    answers[7]["y"][0, 1] = np.inf  # one of those that are not trained on
+    with pytest.raises(TrainingFailed, match=r"the loss is inf before the first step"):
+        train(network(4, 2), zip(frames, answers, strict=True), squared({"y": 1.0}), Bounds(100, 600, batch=16), 0)
+
+
+def test_a_student_that_only_gets_worse_stays_as_it_was() -> None:
+    frames, answers = frames_and_answers(network(6, 1), 32)
+    bounds = Bounds(steps=40, seconds=600, rate=10.0)
+    done = train(network(6, 1), zip(frames, answers, strict=True), squared({"y": 1.0}), bounds, 0)
+    assert done.unseen[1] == done.unseen[0] < done.losses[-1]
+    for name, value in arrays_of(network(6, 1)).items():
+        np.testing.assert_array_equal(arrays_of(done.model)[name], value)
 
 
 def test_time_ends_training() -> None:

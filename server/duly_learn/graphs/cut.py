@@ -5,8 +5,8 @@ from collections.abc import Collection
 import numpy as np
 import onnx
 
-from duly_learn.graphs.channels import Atoms, Channels
 from duly_learn.graphs.constants import arrays_of, set_array
+from duly_learn.graphs.followed import Atoms, Channels
 
 
 def cut(model: onnx.ModelProto, channels: Channels, removed: Collection[int]) -> onnx.ModelProto:

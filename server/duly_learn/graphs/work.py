@@ -3,8 +3,8 @@
 import numpy as np
 import onnx
 
-from duly_learn.graphs.channels import Channels, Layer
 from duly_learn.graphs.constants import arrays_of
+from duly_learn.graphs.followed import Channels, Layer
 from duly_learn.graphs.shapes import shapes_of
 
 

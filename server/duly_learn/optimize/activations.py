@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from duly_learn.graphs.channels import Channels, Layer
+from duly_learn.graphs.followed import Channels, Layer
 from duly_learn.graphs.part import Feeds, Part
 
 Reals = npt.NDArray[np.float64]

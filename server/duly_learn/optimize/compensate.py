@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from duly_learn.graphs.channels import Channels, Layer
 from duly_learn.graphs.constants import arrays_of, integers, set_array
+from duly_learn.graphs.followed import Channels, Layer
 from duly_learn.graphs.pads import pads_of
 from duly_learn.graphs.part import Feeds, Part
 from duly_learn.optimize.activations import Moments, Reals

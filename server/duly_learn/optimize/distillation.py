@@ -66,7 +66,8 @@ class Distillation:
             f"{said_of(pruned)}; then trained to give the original's answers on {trained.frames} frames, by {called}, "
             f"in {trained.steps} steps"
         )
-        notes = [*notes_of(pruned), f"The loss fell from {trained.losses[0]:.3g} to {trained.losses[-1]:.3g}."]
+        was, now = trained.unseen
+        notes = [*notes_of(pruned), f"Its loss on frames kept from training fell from {was:.3g} to {now:.3g}."]
         if trained.steps < self.steps:
             notes.append(f"Training was ended after {self.seconds:g} s; more time would do better.")
         if trained.cut_short:

@@ -106,6 +106,12 @@ def _window(node: onnx.NodeProto, value: jax.Array) -> tuple[tuple[int, ...], ..
 def _max_pool(node: onnx.NodeProto, x: list[jax.Array]) -> jax.Array:
     kernel, strides, dilations, pads = _window(node, x[0])
     dims = len(kernel)
+    size = x[0].shape[2:]
+    plain = not any(pads) and set(dilations) == {1} and kernel == strides
+    if plain and not any(extent % k for extent, k in zip(size, kernel, strict=True)):
+        # Windows that lie side by side: faster to train through on a CPU than windows in general.
+        split = [each for extent, k in zip(size, kernel, strict=True) for each in (extent // k, k)]
+        return jnp.max(x[0].reshape(*x[0].shape[:2], *split), axis=tuple(range(3, 3 + 2 * dims, 2)))
     padding = [(0, 0), (0, 0), *zip(pads[:dims], pads[dims:], strict=True)]
     result: jax.Array = jax.lax.reduce_window(
         x[0], -jnp.inf, jax.lax.max, (1, 1, *kernel), (1, 1, *strides), padding, window_dilation=(1, 1, *dilations)

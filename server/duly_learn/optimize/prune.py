@@ -7,9 +7,10 @@ from typing import Literal
 import numpy as np
 import onnx
 
-from duly_learn.graphs.channels import Channels, Group, Layer, follow
-from duly_learn.graphs.constants import Array, arrays_of, with_biases, with_initializers
+from duly_learn.graphs.channels import follow
+from duly_learn.graphs.constants import Array, arrays_of, called, with_biases, with_initializers
 from duly_learn.graphs.cut import cut, staying
+from duly_learn.graphs.followed import Channels, Group, Layer
 from duly_learn.graphs.part import Feeds, Part
 from duly_learn.graphs.work import work_of, work_of_pairs
 from duly_learn.optimize.activations import Moments, moments_of
@@ -72,7 +73,7 @@ def prune(
     model = with_biases(with_initializers(model))
     channels = follow(model)
     if not channels.groups:
-        raise CannotPrune(_nothing(channels))
+        raise CannotPrune(_nothing(model, channels))
     readers = _readers(channels)
     frames = frames[:PRUNING_FRAMES_MAX]
     moments = moments_of(model, channels, [layer for layers in readers for layer in layers], frames, seed)
@@ -104,9 +105,12 @@ def prune(
     )
 
 
-def _nothing(channels: Channels) -> str:
+def _nothing(model: onnx.ModelProto, channels: Channels) -> str:
     if not channels.layers:
-        return "the graph has no convolution and no dense layer whose weights are constants"
+        inside = [called(node) for node in model.graph.node if any(each.HasField("g") for each in node.attribute)]
+        return "the graph has no convolution and no dense layer whose weights are constants" + (
+            f", but for what may be inside of {', '.join(inside[:5])}, which is not followed" if inside else ""
+        )
     reasons = "; ".join(f"{name}: {why}" for name, why in list(channels.kept.items())[:5])
     return f"the channels of none of its {len(channels.layers)} layers can be taken out: {reasons}"
 

@@ -28,6 +28,11 @@ _LOSSES_EVERY = 10
 """Every so many steps the loss is looked at, which is also when a NaN is found and the time is checked."""
 _WARM_SHARE = 0.05
 """The rate rises over this share of the steps."""
+_UNSEEN_EACH = 8
+"""Every eighth frame is not trained on: the weights that are best on these are kept."""
+_UNSEEN_MAX = 64
+_LOOKS = 10
+"""So often in all the weights are tried on frames that were not trained on."""
 
 
 class TrainingFailed(RuntimeError):
@@ -41,7 +46,7 @@ class Bounds:
     steps: int
     seconds: float
     batch: int = 4
-    rate: float = 1e-3
+    rate: float = 5e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,8 @@ class Trained:
     """There were more frames, but what is kept of them would have been too large."""
     trained: Sequence[str]
     """The initializers that were trained."""
+    unseen: tuple[float, float]
+    """The loss on frames that were not trained on, before and after; where all frames were needed, on those."""
 
 
 def train(
@@ -91,18 +98,36 @@ def train(
     wanted = {name: jnp.asarray(value) for name, value in answers.items()}
     weights = {name: jnp.asarray(interpreter.weights[name]) for name in names}
     fixed = {name: jnp.asarray(value) for name, value in interpreter.weights.items() if name not in weights}
-    step = _step(interpreter, fixed, loss, bounds)
+    step, loss_on = _step(interpreter, fixed, loss, bounds)
     inputs = {name: jnp.asarray(value) for name, value in kept.items()}
+    unseen = np.arange(count)[_UNSEEN_EACH - 1 :: _UNSEEN_EACH][:_UNSEEN_MAX]
+    seen = np.setdiff1d(np.arange(count), unseen)
+    judges = unseen if len(unseen) else seen
     slopes = (jax.tree.map(jnp.zeros_like, weights), jax.tree.map(jnp.zeros_like, weights))
     random = np.random.default_rng(seed)
-    batch = min(bounds.batch, count)
+    batch = min(bounds.batch, len(seen))
+
+    def judged(weights: Values) -> float:
+        parts = np.array_split(judges, -(-len(judges) // batch))
+        each = [
+            float(loss_on(weights, {n: v[part] for n, v in inputs.items()}, {n: v[part] for n, v in wanted.items()}))
+            for part in parts
+        ]
+        return float(np.average(each, weights=[len(part) for part in parts]))
+
+    before = judged(weights)
+    if not np.isfinite(before):
+        raise TrainingFailed(
+            f"the loss is {before} before the first step: the frames or the teacher's answers hold what is no number"
+        )
+    best, best_weights, next_look = before, weights, bounds.steps // _LOOKS
     losses: list[float] = []
     since: list[jax.Array] = []
     order: list[int] = []
     begin, done, total = clock(), 0, bounds.steps
     while done < total:
         if len(order) < batch:
-            order = random.permutation(count).tolist()
+            order = random.permutation(seen).tolist()
         chosen, order = np.array(order[:batch]), order[batch:]
         weights, slopes, value = step(
             weights,
@@ -125,11 +150,16 @@ def train(
             # The first steps are compiled and slow: what is left of the time is for as many steps as there will be.
             spent = clock() - begin
             total = min(total, done + int(done * max(0.0, bounds.seconds - spent) / max(spent, 1e-9)))
+            if done >= next_look or done >= total:
+                next_look = done + total // _LOOKS
+                now = judged(weights)
+                if now < best:
+                    best, best_weights = now, weights
     trained = onnx.ModelProto()
     trained.CopyFrom(model)
-    for name, value in weights.items():
+    for name, value in best_weights.items():
         set_array(trained, name, np.asarray(value))
-    return Trained(trained, losses, done, count, cut_short, names)
+    return Trained(trained, losses, done, count, cut_short, names, (before, best))
 
 
 def _nodes_from(model: onnx.ModelProto, first: str) -> list[int]:
@@ -196,8 +226,10 @@ def _keep(
     )
 
 
-def _step(interpreter: Interpreter, fixed: Mapping[str, jax.Array], loss: Loss, bounds: Bounds) -> Callable[..., Any]:
-    """Returns the compiled function of one step of Adam."""
+def _step(
+    interpreter: Interpreter, fixed: Mapping[str, jax.Array], loss: Loss, bounds: Bounds
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Returns the compiled functions of one step of Adam, and of the mean loss over frames."""
 
     def of_batch(weights: Values, inputs: Values, wanted: Values) -> jax.Array:
         def of_frame(feeds: Values, answer: Values) -> jax.Array:
@@ -223,4 +255,4 @@ def _step(interpreter: Interpreter, fixed: Mapping[str, jax.Array], loss: Loss, 
         )
         return changed, (first, second), value
 
-    return step
+    return step, jax.jit(of_batch)
