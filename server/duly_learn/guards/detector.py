@@ -7,6 +7,9 @@ nearly all of their variance. The Mahalanobis distance within them (Lee et al., 
 Detecting Out-of-Distribution Samples and Adversarial Attacks") finds frames that are unusual in the ways in which
 frames differ, and what is left outside of them finds frames that differ in other ways.
 
+Of a table the frame's own columns are features, too. Columns have units of their own, and a rare value in one that is
+nearly always the same would outweigh all others: a column's deviation counts as no less than a share of its range.
+
 The threshold is what clean frames exceed at a stated rate, where each frame is judged by a detector that was fitted
 without the block of its stream that it lies in: neighbours are alike, and a frame that was fitted to says nothing.
 """
@@ -28,7 +31,7 @@ FALSE_ALARMS = 0.002
 the margin."""
 MARGIN = 1.5
 """By how much the threshold lies above that, as a ratio of squared distances: days differ more than the blocks of one
-recording do."""
+recording do. On tables it halves the false alarms, and what it costs is found none the less (docs/guards.md)."""
 FOLDS = 5
 """So many detectors judge the frames that they were not fitted to."""
 BLOCKS = 10
@@ -40,6 +43,8 @@ VARIANCE = 0.98
 COMPONENTS_MAX = 64
 SCALE = 0.1
 """From so many times the mean magnitude of a layer's features on, they are on a logarithmic scale."""
+RANGE_SHARE = 0.05
+"""No column's standard deviation counts as less than this share of how far its values lie apart."""
 _FLOOR = 1e-3
 """No feature's standard deviation counts as less than this share of their mean."""
 _RIDGE = 1e-2
@@ -80,11 +85,14 @@ def _scaled(features: Floats, scale: float) -> Floats:
     return np.sign(features) * np.log1p(np.abs(features) / scale) if scale else features
 
 
-def gaussian(features: Floats, scale: float) -> Gaussian:
-    """Fits to features [N, D] of clean frames."""
+def gaussian(features: Floats, scale: float, deviation: Floats | None = None) -> Gaussian:
+    """Fits to features [N, D] of clean frames. `deviation`: what counts as their standard deviation, [D]; None: their
+    own.
+    """
     scaled = _scaled(features, scale)
-    mean, deviation = scaled.mean(axis=0), scaled.std(axis=0)
-    deviation = deviation + _FLOOR * float(np.abs(scaled).mean()) + 1e-9
+    mean = scaled.mean(axis=0)
+    if deviation is None:
+        deviation = scaled.std(axis=0) + _FLOOR * float(np.abs(scaled).mean()) + 1e-9
     centred = (scaled - mean) / deviation
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
     variances = singular**2 / len(centred)
@@ -94,6 +102,17 @@ def gaussian(features: Floats, scale: float) -> Gaussian:
     components = directions[:count].T
     weights = 1 / (kept + _RIDGE * float(kept.mean()) + 1e-12)
     return Gaussian(scale, mean, deviation, components, (centred @ components).mean(axis=0), weights)
+
+
+def _of_columns(rows: Floats) -> Floats:
+    """Returns what counts as the standard deviation of each column of a table, [D]. One that never changes has no scale
+    but its own magnitude and that of the others.
+    """
+    apart = np.ptp(rows, axis=0)
+    deviation = np.maximum(rows.std(axis=0), RANGE_SHARE * apart)
+    usual = float(np.median(deviation[apart > 0])) if apart.any() else 1.0
+    unchanging = RANGE_SHARE * np.maximum(np.abs(rows.mean(axis=0)), usual)
+    return np.asarray(np.where(apart > 0, deviation, unchanging))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +134,15 @@ class Detector:
 
 
 def fit(
-    features: Mapping[str, Floats], streams: Sequence[str], seed: int, logarithmic: Collection[str] = ()
+    features: Mapping[str, Floats],
+    streams: Sequence[str],
+    seed: int,
+    logarithmic: Collection[str] = (),
+    tables: Collection[str] = (),
 ) -> Detector:
     """Fits to the features [N, D] of clean frames by layer. `streams`: which stream each of the N frames is of, in the
-    order of their capture. `logarithmic`: the layers whose features differ by orders of magnitude. Raises TooFew.
+    order of their capture. `logarithmic`: the layers whose features differ by orders of magnitude; `tables`: those
+    whose features are columns with units of their own. Raises TooFew.
     """
     count = len(streams)
     if count < FRAMES_MIN:
@@ -131,11 +155,12 @@ def fit(
     unseen: dict[str, Floats] = {}
     for name, rows in features.items():
         scale = max(SCALE * float(np.abs(rows).mean()), 1e-12) if name in logarithmic else 0.0
+        deviation = _of_columns(rows) if name in tables else None
         judged = np.zeros((count, 2))
         for fold in range(int(folds.max()) + 1):
             there = folds == fold
-            judged[there] = gaussian(rows[~there], scale).distances(rows[there])
-        layers[name], unseen[name] = gaussian(rows, scale), judged
+            judged[there] = gaussian(rows[~there], scale, deviation).distances(rows[there])
+        layers[name], unseen[name] = gaussian(rows, scale, deviation), judged
     rate = 1 - FALSE_ALARMS
     usual = {}
     for name, judged in unseen.items():
