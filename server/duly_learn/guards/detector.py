@@ -32,8 +32,7 @@ FALSE_ALARMS = 0.002
 the margin."""
 MARGIN = 1.5
 """By how much the threshold lies above that, as a ratio of squared distances: days differ more than the blocks of one
-recording do. It halves the false alarms, and costs 1 to 2 of 100 spoilt rows of tables, and nothing of noise in pictures
-(docs/guards.md)."""
+recording do. It halves the false alarms and costs at most one of a hundred noisy frames (docs/guards.md)."""
 FOLDS = 5
 """So many detectors judge the frames that they were not fitted to."""
 BLOCKS = 10
