@@ -31,7 +31,7 @@ endef
 RELEASED := protos/released.txtpb
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-thorough test-compiled check protos docs release-image bench profile grid compare soak chaos fuzz core core-clean exporters model-signing lock audit sbom wheel wheel-check clean
+.PHONY: help setup demo test test-thorough test-learn test-compiled check protos docs release-image bench profile grid compare soak chaos fuzz core core-clean exporters model-signing lock audit sbom wheel wheel-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,7 +60,10 @@ test: $(READY) ## Run the tests (PYTEST_ARGS for options)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-thorough: $(READY) ## Run the tests that take long: exporters' models, the benchmark's C++ client (PYTEST_ARGS for options)
-	$(BIN)/python -m pytest -m thorough $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'thorough and not learn' $(PYTEST_ARGS)
+
+test-learn: $(READY) ## Run the tests that train or optimise models (PYTEST_ARGS="-m learn" for those that take long, too)
+	$(BIN)/python -m pytest -m 'learn and not thorough' $(PYTEST_ARGS)
 
 check: $(READY) ## Formatting, lint, types, layers, protocol and what is made from it
 	$(BIN)/ruff format --check .

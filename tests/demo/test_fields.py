@@ -13,6 +13,8 @@ from duly.demo.assets import cache_dir, fetch
 from duly.demo.catalogue import DEMOS, demo_named
 from tests.demo.running import command, environment, paragraphs
 
+pytestmark = pytest.mark.learn
+
 
 def run(name: str, seconds: int) -> tuple[str, dict[str, str]]:
     """What a demo prints, and its summary."""

@@ -58,7 +58,7 @@ ELSEWHERE = {"docs/openpi.md", "docs/zenoh.md", "docs/egodriver.md", "docs/kserv
 """Pages whose examples are of the other side's software, or of a gateway's settings: tests/peers and tests/gateways."""
 RUN = ("duly models", "duly-sim run")
 """Commands of the examples that are quick, and are run, not only understood."""
-SLOW = ("duly models optimize",)
+SLOW = ("duly models optimize", "duly models guards")
 """And of these some that are not."""
 POLICY = "[[principal]]"
 """What tells a policy file from a model.toml."""

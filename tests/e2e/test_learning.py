@@ -18,6 +18,8 @@ from tests.learn.concepts import FRAUD, INTRUSION, Concepts
 from tests.learn.learner.made import TOML, put_model
 from tests.learn.shifting import run, told
 
+pytestmark = pytest.mark.learn
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:

@@ -66,9 +66,9 @@ def run(
             ran, version = _run(loaded, target, Path(folder), seed, sending)
     results = measure(ran)
     Console(width=COLUMNS).print(*_tables(ran, results), sep="\n")
+    click.echo(f"energy: {results.energy_words}")
     if out is not None:
         _write(out, ran, results, machine, version)
-    click.echo(f"energy: {results.energy_words}")
     for problem in results.problems:
         click.echo(f"INVALID: {problem}", err=True)
     sys.exit(1 if results.problems else 0)
