@@ -14,11 +14,22 @@ tensor = "x"
 encodings = ["PNG", "JPEG"]
 """
 
+GUARDS = """
+[[guard]]
+kind = "RANGE"
+max = 10.0
+
+[[guard]]
+kind = "BLANK"
+action = "INVALID"
+"""
+
 
 def write_models(root: Path, names: Collection[str]) -> None:
     """Writes those that are named of `double` (y = 2x, 4 wide), `sum` (a running sum of 2), `both` (y = x, z = -x),
     `picture` (y: the bytes of one pixel, red, green, blue), `text` (y = x followed by x, two texts), `bfloat16`
-    (y = 2x, 4 wide) and `slow` (milliseconds of work for each frame, one by one).
+    (y = 2x, 4 wide), `guarded` (y = 2x, 4 wide, with guards of large and of equal elements) and `slow` (milliseconds of
+    work for each frame, one by one).
     """
     for name, (make, toml) in _MODELS.items():
         if name in names:
@@ -32,6 +43,7 @@ _MODELS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "picture": (lambda: graphs.copying(("N", 1, 1, 3), onnx.TensorProto.UINT8), PICTURE),
     "text": (lambda: graphs.joining_texts(("N", 2)), ""),
     "bfloat16": (graphs.doubling_halves, ""),
+    "guarded": (graphs.scaling, GUARDS),
     "slow": (lambda: graphs.slow(rounds=20), "batch_sizes = [1]\n"),
 }
 NAMES = frozenset(_MODELS)

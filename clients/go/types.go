@@ -294,6 +294,8 @@ type Outcome struct {
 	// Reason says why there is no result in time, for people.
 	Reason string
 	Timing Timing
+	// Guards are the names of the model's guards that found something on the frame, with a result and with Invalid.
+	Guards []string
 }
 
 // OK says whether there is a result: OnTime or Late.
@@ -303,6 +305,7 @@ func outcomeOf(m *dulyv1.Outcome, latency time.Duration) Outcome {
 	outcome := Outcome{
 		ID: m.GetFrameId(), Status: m.GetStatus(), Latency: latency, Version: m.GetVersion(), Variant: m.GetVariant(),
 		BatchSize: int(m.GetBatchSize()), Slack: time.Duration(m.GetSlackNano()), Reason: m.GetReason(),
+		Guards: m.GetGuards(),
 	}
 	if len(m.GetOutputs()) > 0 {
 		outcome.Outputs = make(map[string]Tensor, len(m.GetOutputs()))

@@ -92,6 +92,7 @@ async function read(from: Stream): Promise<void> {
         latency_ms: outcome.latencyNs / 1e6,
         capture_to_receipt_ms: outcome.timing.captureToReceiptNs / 1e6,
         clock_uncertainty_ms: outcome.timing.clockUncertaintyNs / 1e6,
+        guards: outcome.guards,
       });
     }
   } catch (error) {

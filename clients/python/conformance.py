@@ -165,6 +165,7 @@ def say_outcome(outcome: Outcome) -> None:
         latency_ms=outcome.latency_ns / 1e6,
         capture_to_receipt_ms=timing.capture_to_receipt_ns / 1e6,
         clock_uncertainty_ms=timing.clock_uncertainty_ns / 1e6,
+        guards=outcome.guards,
     )
 
 

@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner
 from onnx import helper
+from sklearn.datasets import load_digits
 
 from duly.cli_models import models
 from duly.models.spec import ModelConfig
@@ -18,6 +19,8 @@ from duly_learn.guards.detector import FRAMES_MIN, MARGIN, TooFew, fit
 from duly_learn.guards.fitting import SCORE, Fitted, NoFeatures, fit_detector
 from duly_learn.guards.graph import without_detector
 from duly_learn.guards.layers import chosen, taps_of
+from duly_learn.guards.measure import Row
+from duly_learn.guards.verdict import verdict
 from duly_learn.running.model import running
 from tests import graphs
 from tests.worker.client import version_of
@@ -155,6 +158,56 @@ def test_a_model_of_rows_is_judged_by_its_rows() -> None:
     assert (scores(found.model, np.float32(random.normal(5, 2, (50, 6)))) > 1).mean() >= 0.95  # of no such mixture
 
 
+def perceptron(columns: int = 64) -> onnx.ModelProto:
+    """Two layers with random weights: scores[N,10] of the columns of x."""
+    random = np.random.default_rng(3)
+    constants = {
+        "w1": np.float32(random.normal(0, 0.1, (columns, 32))),
+        "w2": np.float32(random.normal(0, 0.2, (32, 10))),
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["made"]),
+        helper.make_node("Relu", ["made"], ["hidden"]),
+        helper.make_node("MatMul", ["hidden", "w2"], ["scores"]),
+    ]
+    return graphs.model(nodes, [graphs.value("x", ["N", columns])], [graphs.value("scores", ["N", 10])], constants)
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["as they are", "in other units"])
+def test_of_tables_the_columns_are_looked_at_whatever_their_units(scaled: bool) -> None:
+    """64 columns, some of which are nearly always 0, and held-out rows of other hands."""
+    random = np.random.default_rng(0)
+    units = 10 ** random.uniform(-3, 3, 64) if scaled else np.ones(64)
+    rows = np.float32(load_digits().data * units)
+    fitted_rows, held_out = rows[:1200], rows[1200:]
+    inputs = ({"x": row[None]} for row in fitted_rows)
+    found = fit_detector(perceptron(), ModelConfig(), inputs, ["a"] * 1200, 0)
+    assert (found.layers, found.tables) == (["hidden", "x"], ["x"])
+    assert "on the columns of x and 1 of the model's layers (hidden)" in found.said
+    assert (scores(found.model, held_out) > 1).mean() <= 0.01
+    low, high = np.quantile(rows, [0.001, 0.999])
+    spoilt_rows = {
+        "uniform": random.uniform(low, high, held_out.shape),
+        "gaussian": np.clip(random.normal(rows.mean(), rows.std(), held_out.shape), low, high),
+        "shuffled": random.permuted(held_out, axis=1),
+    }
+    for kind, each in spoilt_rows.items():
+        assert (scores(found.model, np.float32(each)) > 1).mean() >= 0.95, kind
+
+
+def test_a_table_needs_no_layers_with_weights_and_a_column_that_never_changes_is_no_trap() -> None:
+    random = np.random.default_rng(0)
+    rows = np.float32(random.normal(5, 1, (COUNT, 4)))
+    rows[:, 3] = 7
+    found = fitted_to(graphs.doubling(("N", 4)), rows)
+    assert found.layers == found.tables == ["x"]
+    fresh = np.float32(random.normal(5, 1, (300, 4)))
+    fresh[:, 3] = 7
+    assert (scores(found.model, fresh) > 1).mean() <= 0.01
+    fresh[:, 3] = 0
+    assert (scores(found.model, fresh) > 1).all()
+
+
 def test_states_are_not_looked_at_and_constant_branches_are_opened() -> None:
     then, other = (
         helper.make_graph(
@@ -260,6 +313,9 @@ def guarded(repository: Path) -> Path:
         repository / "r.html",
     )
     assert "original: a detector of frames unlike others, fitted to 350 clean ones on 2 of the model's layers" in said
+    assert "guards have false alarms on 0." in said
+    assert "found blank 100.0%, frozen 100.0%, uniform noise 100.0%, gaussian noise 100.0%, shuffled elements" in said
+    assert "WARNING" not in said
     return repository
 
 
@@ -278,7 +334,7 @@ def test_optimize_writes_a_version_with_a_detector_and_its_guard(guarded: Path) 
 def test_guards_are_measured(guarded: Path) -> None:
     rows = json.loads(ran("guards", guarded, "eye", "--frames", guarded / "clean.npy", "--json"))
     assert [row["kind"] for row in rows] == [
-        *["clean", "blank", "frozen", "uniform noise", "gaussian noise", "shuffled in time"],
+        *["clean", "blank", "frozen", "uniform noise", "gaussian noise", "shuffled elements"],
     ]
     clean, blank, frozen, *others = rows
     assert clean["frames"] == 150
@@ -289,6 +345,55 @@ def test_guards_are_measured(guarded: Path) -> None:
     table = ran("guards", guarded, "eye", "--frames", guarded / "clean.npy", "--frames-max", 60)
     assert table.splitlines()[0].split() == ["frames", "number", "frozen", "blank", "distribution", "any", "guard"]
     assert table.splitlines()[1].split()[-1] == "0.0%"
+
+
+def test_guards_that_need_no_fitting_come_along_where_clean_frames_allow_them(tmp_path: Path) -> None:
+    """The rows of this table repeat, as transactions may: FROZEN would flag clean ones."""
+    graphs.save(tmp_path, "table", perceptron(8), "")
+    rows = np.float32(np.random.default_rng(0).normal([0, 1, 2, 3, 4, 5, 6, 7], 0.1, (200, 8)))
+    for low in range(0, 200, 20):
+        rows[low : low + 4] = rows[low]
+    np.save(tmp_path / "clean.npy", rows)
+    arguments = "--frames", tmp_path / "clean.npy", "--guards", "--report", tmp_path / "r.html"
+    said = ran("optimize", tmp_path, "table", *arguments)
+    assert "a BLANK guard of input 'x', which flags none of" in said
+    assert "no FROZEN guard of input 'x': 14 of 140 clean frames repeat the ones before them" in said
+    assert "WARNING: only 0.0% of frozen found, less than 95%: a FROZEN guard finds them" in said
+    version = version_of(tmp_path, "table")
+    assert [guard.kind for guard in version.config.guards] == ["BLANK", "DISTRIBUTION"]
+    made = json.loads((version.folder / "optimize.json").read_text())
+    assert [row["kind"] for row in made["guards"]["original"]][-1] == "shuffled columns"
+
+
+def test_a_detector_that_finds_hardly_anything_is_not_written(tmp_path: Path) -> None:
+    """Where clean frames are noise, noise is clean."""
+    graphs.save(tmp_path, "noise", perceptron(4), "")
+    np.save(tmp_path / "clean.npy", np.float32(np.random.default_rng(0).uniform(0, 1, (300, 4))))
+    arguments = "--frames", tmp_path / "clean.npy", "--guards", "--report", tmp_path / "r.html"
+    said = ran("optimize", tmp_path, "noise", *arguments)
+    assert "original: guards: WARNING: only " in said
+    assert "original: the detector is not written, as it finds hardly anything: " in said
+    version = version_of(tmp_path, "noise")
+    assert [guard.kind for guard in version.config.guards] == ["BLANK", "FROZEN"]
+    assert SCORE not in [each.name for each in onnx.load(str(version.folder / "original.onnx")).graph.output]
+    result = CliRunner().invoke(models, ["optimize", str(tmp_path), "noise", *map(str, arguments)])
+    assert result.exit_code == 1  # it has BLANK and FROZEN by now
+    assert "no guard is worth having, and no version is written; the lines above say why" in result.output
+
+
+def test_too_many_false_alarms_are_said_with_what_would_help() -> None:
+    def row(kind: str, found: int) -> Row:
+        return Row(kind, 100, {"blank": 0, "distribution": found}, found)
+
+    fine = verdict([row("clean", 1), row("uniform noise", 95)], "distribution")
+    assert (fine.short, fine.useless) == ([], "")
+    loud = verdict([row("clean", 3), row("uniform noise", 94)], "distribution")
+    assert [line.split(":")[0] for line in loud.short] == [
+        "false alarms on 3.0% of 100 held-out frames, more than 1%, most by 'distribution'",
+        "only 94.0% of uniform noise found, less than 95%",
+    ]
+    assert loud.useless == ""
+    assert verdict([row("clean", 11), row("uniform noise", 100)], "distribution").useless.startswith("it flags 11.0%")
 
 
 def test_a_model_without_guards_has_nothing_to_measure(tmp_path: Path) -> None:

@@ -194,7 +194,8 @@ void say_outcome(const duly::Outcome& outcome) {
                     {"reason", of(outcome.reason)},
                     {"latency_ms", of(ms(outcome.latency))},
                     {"capture_to_receipt_ms", of(ms(outcome.timing.capture_to_receipt))},
-                    {"clock_uncertainty_ms", of(ms(outcome.timing.clock_uncertainty))}});
+                    {"clock_uncertainty_ms", of(ms(outcome.timing.clock_uncertainty))},
+                    {"guards", of(outcome.guards)}});
 }
 
 void say_advice(const duly::Advice& advice) {

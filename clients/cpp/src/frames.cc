@@ -43,6 +43,7 @@ Outcome outcome_of(v1::Outcome* message, std::int64_t latency_ns) {
                             nanoseconds(timing.sent_nano()),
                             nanoseconds(timing.capture_to_receipt_nano()),
                             nanoseconds(timing.clock_uncertainty_nano())};
+    outcome.guards.assign(message->guards().begin(), message->guards().end());
     return outcome;
 }
 

@@ -84,6 +84,75 @@ func (ModelState) EnumDescriptor() ([]byte, []int) {
 	return file_duly_v1_model_proto_rawDescGZIP(), []int{0}
 }
 
+// Where the trial of a version stands.
+type TrialStage int32
+
+const (
+	// Not stated.
+	TrialStage_TRIAL_STAGE_UNSPECIFIED TrialStage = 0
+	// Nothing has begun.
+	TrialStage_TRIAL_STAGE_LOADED TrialStage = 1
+	// It runs on copies of live frames in spare time. Its answers are compared, and never sent.
+	TrialStage_TRIAL_STAGE_SHADOW TrialStage = 2
+	// It serves a share of the streams that state no version.
+	TrialStage_TRIAL_STAGE_CANARY TrialStage = 3
+	// It has passed, and became the active version.
+	TrialStage_TRIAL_STAGE_ACTIVE TrialStage = 4
+	// It has not passed; see `reason`.
+	TrialStage_TRIAL_STAGE_ROLLED_BACK TrialStage = 5
+	// A person did not want it.
+	TrialStage_TRIAL_STAGE_VETOED TrialStage = 6
+)
+
+// Enum value maps for TrialStage.
+var (
+	TrialStage_name = map[int32]string{
+		0: "TRIAL_STAGE_UNSPECIFIED",
+		1: "TRIAL_STAGE_LOADED",
+		2: "TRIAL_STAGE_SHADOW",
+		3: "TRIAL_STAGE_CANARY",
+		4: "TRIAL_STAGE_ACTIVE",
+		5: "TRIAL_STAGE_ROLLED_BACK",
+		6: "TRIAL_STAGE_VETOED",
+	}
+	TrialStage_value = map[string]int32{
+		"TRIAL_STAGE_UNSPECIFIED": 0,
+		"TRIAL_STAGE_LOADED":      1,
+		"TRIAL_STAGE_SHADOW":      2,
+		"TRIAL_STAGE_CANARY":      3,
+		"TRIAL_STAGE_ACTIVE":      4,
+		"TRIAL_STAGE_ROLLED_BACK": 5,
+		"TRIAL_STAGE_VETOED":      6,
+	}
+)
+
+func (x TrialStage) Enum() *TrialStage {
+	p := new(TrialStage)
+	*p = x
+	return p
+}
+
+func (x TrialStage) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TrialStage) Descriptor() protoreflect.EnumDescriptor {
+	return file_duly_v1_model_proto_enumTypes[1].Descriptor()
+}
+
+func (TrialStage) Type() protoreflect.EnumType {
+	return &file_duly_v1_model_proto_enumTypes[1]
+}
+
+func (x TrialStage) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TrialStage.Descriptor instead.
+func (TrialStage) EnumDescriptor() ([]byte, []int) {
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{1}
+}
+
 // One model.
 type Model struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -186,7 +255,9 @@ type ModelVersion struct {
 	// Budget of frames and streams that state none, ns.
 	DefaultBudgetNano int64 `protobuf:"varint,8,opt,name=default_budget_nano,json=defaultBudgetNano,proto3" json:"default_budget_nano,omitempty"`
 	// Class of streams that state none.
-	DefaultClass  StreamClass `protobuf:"varint,9,opt,name=default_class,json=defaultClass,proto3,enum=duly.v1.StreamClass" json:"default_class,omitempty"`
+	DefaultClass StreamClass `protobuf:"varint,9,opt,name=default_class,json=defaultClass,proto3,enum=duly.v1.StreamClass" json:"default_class,omitempty"`
+	// Its trial, if it is on or was the last one of this version.
+	Trial         *Trial `protobuf:"bytes,10,opt,name=trial,proto3" json:"trial,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -284,6 +355,212 @@ func (x *ModelVersion) GetDefaultClass() StreamClass {
 	return StreamClass_STREAM_CLASS_UNSPECIFIED
 }
 
+func (x *ModelVersion) GetTrial() *Trial {
+	if x != nil {
+		return x.Trial
+	}
+	return nil
+}
+
+// The trial of one version on live frames, by the rules in `[trial]` of model.toml.
+type Trial struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the model.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Version that is tried.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Version that was active when it began, with which it is compared.
+	AgainstVersion string `protobuf:"bytes,3,opt,name=against_version,json=againstVersion,proto3" json:"against_version,omitempty"`
+	// Where it stands.
+	Stage TrialStage `protobuf:"varint,4,opt,name=stage,proto3,enum=duly.v1.TrialStage" json:"stage,omitempty"`
+	// Why it is there, with figures, for people.
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// When it came to this stage, ns since 1970.
+	SinceUnixNano uint64 `protobuf:"fixed64,6,opt,name=since_unix_nano,json=sinceUnixNano,proto3" json:"since_unix_nano,omitempty"`
+	// When it began, ns since 1970.
+	BeganUnixNano uint64 `protobuf:"fixed64,7,opt,name=began_unix_nano,json=beganUnixNano,proto3" json:"began_unix_nano,omitempty"`
+	// Frames whose answers were compared.
+	FramesCompared int64 `protobuf:"varint,8,opt,name=frames_compared,json=framesCompared,proto3" json:"frames_compared,omitempty"`
+	// Mean agreement of the answers, 0 to 1.
+	Agreement float64 `protobuf:"fixed64,9,opt,name=agreement,proto3" json:"agreement,omitempty"`
+	// The mean lies above this, and below `agreement_high`, but for the risk that model.toml states.
+	AgreementLow float64 `protobuf:"fixed64,10,opt,name=agreement_low,json=agreementLow,proto3" json:"agreement_low,omitempty"`
+	// See `agreement_low`.
+	AgreementHigh float64 `protobuf:"fixed64,11,opt,name=agreement_high,json=agreementHigh,proto3" json:"agreement_high,omitempty"`
+	// Frames that it has answered in the canary, or should have.
+	CanaryFrames int64 `protobuf:"varint,12,opt,name=canary_frames,json=canaryFrames,proto3" json:"canary_frames,omitempty"`
+	// Of these, those that were on time.
+	CanaryOnTime int64 `protobuf:"varint,13,opt,name=canary_on_time,json=canaryOnTime,proto3" json:"canary_on_time,omitempty"`
+	// Frames that the active version has answered meanwhile, or should have.
+	RestFrames int64 `protobuf:"varint,14,opt,name=rest_frames,json=restFrames,proto3" json:"rest_frames,omitempty"`
+	// Of these, those that were on time.
+	RestOnTime int64 `protobuf:"varint,15,opt,name=rest_on_time,json=restOnTime,proto3" json:"rest_on_time,omitempty"`
+	// Frames on which it has failed.
+	Errors int64 `protobuf:"varint,16,opt,name=errors,proto3" json:"errors,omitempty"`
+	// Frames that were to be compared, and were not for want of spare time.
+	FramesNotRun int64 `protobuf:"varint,17,opt,name=frames_not_run,json=framesNotRun,proto3" json:"frames_not_run,omitempty"`
+	// Frames that were to be compared, and were beyond what may be held, or compared in a second.
+	FramesNotDrawn int64 `protobuf:"varint,18,opt,name=frames_not_drawn,json=framesNotDrawn,proto3" json:"frames_not_drawn,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Trial) Reset() {
+	*x = Trial{}
+	mi := &file_duly_v1_model_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Trial) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Trial) ProtoMessage() {}
+
+func (x *Trial) ProtoReflect() protoreflect.Message {
+	mi := &file_duly_v1_model_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Trial.ProtoReflect.Descriptor instead.
+func (*Trial) Descriptor() ([]byte, []int) {
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Trial) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Trial) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Trial) GetAgainstVersion() string {
+	if x != nil {
+		return x.AgainstVersion
+	}
+	return ""
+}
+
+func (x *Trial) GetStage() TrialStage {
+	if x != nil {
+		return x.Stage
+	}
+	return TrialStage_TRIAL_STAGE_UNSPECIFIED
+}
+
+func (x *Trial) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Trial) GetSinceUnixNano() uint64 {
+	if x != nil {
+		return x.SinceUnixNano
+	}
+	return 0
+}
+
+func (x *Trial) GetBeganUnixNano() uint64 {
+	if x != nil {
+		return x.BeganUnixNano
+	}
+	return 0
+}
+
+func (x *Trial) GetFramesCompared() int64 {
+	if x != nil {
+		return x.FramesCompared
+	}
+	return 0
+}
+
+func (x *Trial) GetAgreement() float64 {
+	if x != nil {
+		return x.Agreement
+	}
+	return 0
+}
+
+func (x *Trial) GetAgreementLow() float64 {
+	if x != nil {
+		return x.AgreementLow
+	}
+	return 0
+}
+
+func (x *Trial) GetAgreementHigh() float64 {
+	if x != nil {
+		return x.AgreementHigh
+	}
+	return 0
+}
+
+func (x *Trial) GetCanaryFrames() int64 {
+	if x != nil {
+		return x.CanaryFrames
+	}
+	return 0
+}
+
+func (x *Trial) GetCanaryOnTime() int64 {
+	if x != nil {
+		return x.CanaryOnTime
+	}
+	return 0
+}
+
+func (x *Trial) GetRestFrames() int64 {
+	if x != nil {
+		return x.RestFrames
+	}
+	return 0
+}
+
+func (x *Trial) GetRestOnTime() int64 {
+	if x != nil {
+		return x.RestOnTime
+	}
+	return 0
+}
+
+func (x *Trial) GetErrors() int64 {
+	if x != nil {
+		return x.Errors
+	}
+	return 0
+}
+
+func (x *Trial) GetFramesNotRun() int64 {
+	if x != nil {
+		return x.FramesNotRun
+	}
+	return 0
+}
+
+func (x *Trial) GetFramesNotDrawn() int64 {
+	if x != nil {
+		return x.FramesNotDrawn
+	}
+	return 0
+}
+
 // One of several equivalents that trade accuracy for latency.
 type ModelVariant struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -301,7 +578,7 @@ type ModelVariant struct {
 
 func (x *ModelVariant) Reset() {
 	*x = ModelVariant{}
-	mi := &file_duly_v1_model_proto_msgTypes[2]
+	mi := &file_duly_v1_model_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -313,7 +590,7 @@ func (x *ModelVariant) String() string {
 func (*ModelVariant) ProtoMessage() {}
 
 func (x *ModelVariant) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_model_proto_msgTypes[2]
+	mi := &file_duly_v1_model_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -326,7 +603,7 @@ func (x *ModelVariant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelVariant.ProtoReflect.Descriptor instead.
 func (*ModelVariant) Descriptor() ([]byte, []int) {
-	return file_duly_v1_model_proto_rawDescGZIP(), []int{2}
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ModelVariant) GetName() string {
@@ -372,7 +649,7 @@ type PlannedTime struct {
 
 func (x *PlannedTime) Reset() {
 	*x = PlannedTime{}
-	mi := &file_duly_v1_model_proto_msgTypes[3]
+	mi := &file_duly_v1_model_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -384,7 +661,7 @@ func (x *PlannedTime) String() string {
 func (*PlannedTime) ProtoMessage() {}
 
 func (x *PlannedTime) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_model_proto_msgTypes[3]
+	mi := &file_duly_v1_model_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -397,7 +674,7 @@ func (x *PlannedTime) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedTime.ProtoReflect.Descriptor instead.
 func (*PlannedTime) Descriptor() ([]byte, []int) {
-	return file_duly_v1_model_proto_rawDescGZIP(), []int{3}
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *PlannedTime) GetLane() string {
@@ -430,7 +707,7 @@ type ListModelsRequest struct {
 
 func (x *ListModelsRequest) Reset() {
 	*x = ListModelsRequest{}
-	mi := &file_duly_v1_model_proto_msgTypes[4]
+	mi := &file_duly_v1_model_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -442,7 +719,7 @@ func (x *ListModelsRequest) String() string {
 func (*ListModelsRequest) ProtoMessage() {}
 
 func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_model_proto_msgTypes[4]
+	mi := &file_duly_v1_model_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -455,7 +732,7 @@ func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsRequest.ProtoReflect.Descriptor instead.
 func (*ListModelsRequest) Descriptor() ([]byte, []int) {
-	return file_duly_v1_model_proto_rawDescGZIP(), []int{4}
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{5}
 }
 
 // All models.
@@ -469,7 +746,7 @@ type ListModelsResponse struct {
 
 func (x *ListModelsResponse) Reset() {
 	*x = ListModelsResponse{}
-	mi := &file_duly_v1_model_proto_msgTypes[5]
+	mi := &file_duly_v1_model_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -481,7 +758,7 @@ func (x *ListModelsResponse) String() string {
 func (*ListModelsResponse) ProtoMessage() {}
 
 func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_model_proto_msgTypes[5]
+	mi := &file_duly_v1_model_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -494,7 +771,7 @@ func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsResponse.ProtoReflect.Descriptor instead.
 func (*ListModelsResponse) Descriptor() ([]byte, []int) {
-	return file_duly_v1_model_proto_rawDescGZIP(), []int{5}
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListModelsResponse) GetModels() []*Model {
@@ -515,7 +792,7 @@ type GetModelRequest struct {
 
 func (x *GetModelRequest) Reset() {
 	*x = GetModelRequest{}
-	mi := &file_duly_v1_model_proto_msgTypes[6]
+	mi := &file_duly_v1_model_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -527,7 +804,7 @@ func (x *GetModelRequest) String() string {
 func (*GetModelRequest) ProtoMessage() {}
 
 func (x *GetModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_model_proto_msgTypes[6]
+	mi := &file_duly_v1_model_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -540,7 +817,7 @@ func (x *GetModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetModelRequest.ProtoReflect.Descriptor instead.
 func (*GetModelRequest) Descriptor() ([]byte, []int) {
-	return file_duly_v1_model_proto_rawDescGZIP(), []int{6}
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetModelRequest) GetName() string {
@@ -561,7 +838,7 @@ type GetModelResponse struct {
 
 func (x *GetModelResponse) Reset() {
 	*x = GetModelResponse{}
-	mi := &file_duly_v1_model_proto_msgTypes[7]
+	mi := &file_duly_v1_model_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -573,7 +850,7 @@ func (x *GetModelResponse) String() string {
 func (*GetModelResponse) ProtoMessage() {}
 
 func (x *GetModelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_model_proto_msgTypes[7]
+	mi := &file_duly_v1_model_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -586,7 +863,7 @@ func (x *GetModelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetModelResponse.ProtoReflect.Descriptor instead.
 func (*GetModelResponse) Descriptor() ([]byte, []int) {
-	return file_duly_v1_model_proto_rawDescGZIP(), []int{7}
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetModelResponse) GetModel() *Model {
@@ -609,7 +886,7 @@ type LoadModelRequest struct {
 
 func (x *LoadModelRequest) Reset() {
 	*x = LoadModelRequest{}
-	mi := &file_duly_v1_model_proto_msgTypes[8]
+	mi := &file_duly_v1_model_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -621,7 +898,7 @@ func (x *LoadModelRequest) String() string {
 func (*LoadModelRequest) ProtoMessage() {}
 
 func (x *LoadModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_model_proto_msgTypes[8]
+	mi := &file_duly_v1_model_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -634,7 +911,7 @@ func (x *LoadModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadModelRequest.ProtoReflect.Descriptor instead.
 func (*LoadModelRequest) Descriptor() ([]byte, []int) {
-	return file_duly_v1_model_proto_rawDescGZIP(), []int{8}
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *LoadModelRequest) GetName() string {
@@ -662,7 +939,7 @@ type LoadModelResponse struct {
 
 func (x *LoadModelResponse) Reset() {
 	*x = LoadModelResponse{}
-	mi := &file_duly_v1_model_proto_msgTypes[9]
+	mi := &file_duly_v1_model_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -674,7 +951,7 @@ func (x *LoadModelResponse) String() string {
 func (*LoadModelResponse) ProtoMessage() {}
 
 func (x *LoadModelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_model_proto_msgTypes[9]
+	mi := &file_duly_v1_model_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -687,7 +964,7 @@ func (x *LoadModelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadModelResponse.ProtoReflect.Descriptor instead.
 func (*LoadModelResponse) Descriptor() ([]byte, []int) {
-	return file_duly_v1_model_proto_rawDescGZIP(), []int{9}
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *LoadModelResponse) GetModel() *Model {
@@ -710,7 +987,7 @@ type UnloadModelRequest struct {
 
 func (x *UnloadModelRequest) Reset() {
 	*x = UnloadModelRequest{}
-	mi := &file_duly_v1_model_proto_msgTypes[10]
+	mi := &file_duly_v1_model_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -722,7 +999,7 @@ func (x *UnloadModelRequest) String() string {
 func (*UnloadModelRequest) ProtoMessage() {}
 
 func (x *UnloadModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_model_proto_msgTypes[10]
+	mi := &file_duly_v1_model_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -735,7 +1012,7 @@ func (x *UnloadModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnloadModelRequest.ProtoReflect.Descriptor instead.
 func (*UnloadModelRequest) Descriptor() ([]byte, []int) {
-	return file_duly_v1_model_proto_rawDescGZIP(), []int{10}
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UnloadModelRequest) GetName() string {
@@ -761,7 +1038,7 @@ type UnloadModelResponse struct {
 
 func (x *UnloadModelResponse) Reset() {
 	*x = UnloadModelResponse{}
-	mi := &file_duly_v1_model_proto_msgTypes[11]
+	mi := &file_duly_v1_model_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -773,7 +1050,7 @@ func (x *UnloadModelResponse) String() string {
 func (*UnloadModelResponse) ProtoMessage() {}
 
 func (x *UnloadModelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_model_proto_msgTypes[11]
+	mi := &file_duly_v1_model_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -786,7 +1063,7 @@ func (x *UnloadModelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnloadModelResponse.ProtoReflect.Descriptor instead.
 func (*UnloadModelResponse) Descriptor() ([]byte, []int) {
-	return file_duly_v1_model_proto_rawDescGZIP(), []int{11}
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{12}
 }
 
 // Asks to activate a version.
@@ -804,7 +1081,7 @@ type ActivateVersionRequest struct {
 
 func (x *ActivateVersionRequest) Reset() {
 	*x = ActivateVersionRequest{}
-	mi := &file_duly_v1_model_proto_msgTypes[12]
+	mi := &file_duly_v1_model_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -816,7 +1093,7 @@ func (x *ActivateVersionRequest) String() string {
 func (*ActivateVersionRequest) ProtoMessage() {}
 
 func (x *ActivateVersionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_model_proto_msgTypes[12]
+	mi := &file_duly_v1_model_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -829,7 +1106,7 @@ func (x *ActivateVersionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActivateVersionRequest.ProtoReflect.Descriptor instead.
 func (*ActivateVersionRequest) Descriptor() ([]byte, []int) {
-	return file_duly_v1_model_proto_rawDescGZIP(), []int{12}
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ActivateVersionRequest) GetName() string {
@@ -864,7 +1141,7 @@ type ActivateVersionResponse struct {
 
 func (x *ActivateVersionResponse) Reset() {
 	*x = ActivateVersionResponse{}
-	mi := &file_duly_v1_model_proto_msgTypes[13]
+	mi := &file_duly_v1_model_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -876,7 +1153,7 @@ func (x *ActivateVersionResponse) String() string {
 func (*ActivateVersionResponse) ProtoMessage() {}
 
 func (x *ActivateVersionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_model_proto_msgTypes[13]
+	mi := &file_duly_v1_model_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -889,12 +1166,315 @@ func (x *ActivateVersionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActivateVersionResponse.ProtoReflect.Descriptor instead.
 func (*ActivateVersionResponse) Descriptor() ([]byte, []int) {
-	return file_duly_v1_model_proto_rawDescGZIP(), []int{13}
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ActivateVersionResponse) GetModel() *Model {
 	if x != nil {
 		return x.Model
+	}
+	return nil
+}
+
+// Asks for the trials.
+type ListTrialsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Model name; empty: those of all models.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTrialsRequest) Reset() {
+	*x = ListTrialsRequest{}
+	mi := &file_duly_v1_model_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTrialsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTrialsRequest) ProtoMessage() {}
+
+func (x *ListTrialsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_duly_v1_model_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTrialsRequest.ProtoReflect.Descriptor instead.
+func (*ListTrialsRequest) Descriptor() ([]byte, []int) {
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ListTrialsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// The trials.
+type ListTrialsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Trials that are over first, the oldest first.
+	Trials        []*Trial `protobuf:"bytes,1,rep,name=trials,proto3" json:"trials,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTrialsResponse) Reset() {
+	*x = ListTrialsResponse{}
+	mi := &file_duly_v1_model_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTrialsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTrialsResponse) ProtoMessage() {}
+
+func (x *ListTrialsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_duly_v1_model_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTrialsResponse.ProtoReflect.Descriptor instead.
+func (*ListTrialsResponse) Descriptor() ([]byte, []int) {
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListTrialsResponse) GetTrials() []*Trial {
+	if x != nil {
+		return x.Trials
+	}
+	return nil
+}
+
+// Asks to begin a trial.
+type StartTrialRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Model name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Version number.
+	Version       string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartTrialRequest) Reset() {
+	*x = StartTrialRequest{}
+	mi := &file_duly_v1_model_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartTrialRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartTrialRequest) ProtoMessage() {}
+
+func (x *StartTrialRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_duly_v1_model_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartTrialRequest.ProtoReflect.Descriptor instead.
+func (*StartTrialRequest) Descriptor() ([]byte, []int) {
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *StartTrialRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StartTrialRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+// The trial has begun.
+type StartTrialResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The trial as it is now.
+	Trial         *Trial `protobuf:"bytes,1,opt,name=trial,proto3" json:"trial,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartTrialResponse) Reset() {
+	*x = StartTrialResponse{}
+	mi := &file_duly_v1_model_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartTrialResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartTrialResponse) ProtoMessage() {}
+
+func (x *StartTrialResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_duly_v1_model_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartTrialResponse.ProtoReflect.Descriptor instead.
+func (*StartTrialResponse) Descriptor() ([]byte, []int) {
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *StartTrialResponse) GetTrial() *Trial {
+	if x != nil {
+		return x.Trial
+	}
+	return nil
+}
+
+// Asks that a version does not become active by itself.
+type VetoVersionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Model name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Version number.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Why, for people; it stands in the audit log.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VetoVersionRequest) Reset() {
+	*x = VetoVersionRequest{}
+	mi := &file_duly_v1_model_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VetoVersionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VetoVersionRequest) ProtoMessage() {}
+
+func (x *VetoVersionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_duly_v1_model_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VetoVersionRequest.ProtoReflect.Descriptor instead.
+func (*VetoVersionRequest) Descriptor() ([]byte, []int) {
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *VetoVersionRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *VetoVersionRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *VetoVersionRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// The version does not become active by itself.
+type VetoVersionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its trial as it is now; not set where none was on.
+	Trial         *Trial `protobuf:"bytes,1,opt,name=trial,proto3" json:"trial,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VetoVersionResponse) Reset() {
+	*x = VetoVersionResponse{}
+	mi := &file_duly_v1_model_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VetoVersionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VetoVersionResponse) ProtoMessage() {}
+
+func (x *VetoVersionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_duly_v1_model_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VetoVersionResponse.ProtoReflect.Descriptor instead.
+func (*VetoVersionResponse) Descriptor() ([]byte, []int) {
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *VetoVersionResponse) GetTrial() *Trial {
+	if x != nil {
+		return x.Trial
 	}
 	return nil
 }
@@ -908,7 +1488,7 @@ type WatchModelsRequest struct {
 
 func (x *WatchModelsRequest) Reset() {
 	*x = WatchModelsRequest{}
-	mi := &file_duly_v1_model_proto_msgTypes[14]
+	mi := &file_duly_v1_model_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -920,7 +1500,7 @@ func (x *WatchModelsRequest) String() string {
 func (*WatchModelsRequest) ProtoMessage() {}
 
 func (x *WatchModelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_model_proto_msgTypes[14]
+	mi := &file_duly_v1_model_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -933,7 +1513,7 @@ func (x *WatchModelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchModelsRequest.ProtoReflect.Descriptor instead.
 func (*WatchModelsRequest) Descriptor() ([]byte, []int) {
-	return file_duly_v1_model_proto_rawDescGZIP(), []int{14}
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{21}
 }
 
 // One model that is new or has changed.
@@ -949,7 +1529,7 @@ type WatchModelsResponse struct {
 
 func (x *WatchModelsResponse) Reset() {
 	*x = WatchModelsResponse{}
-	mi := &file_duly_v1_model_proto_msgTypes[15]
+	mi := &file_duly_v1_model_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +1541,7 @@ func (x *WatchModelsResponse) String() string {
 func (*WatchModelsResponse) ProtoMessage() {}
 
 func (x *WatchModelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_model_proto_msgTypes[15]
+	mi := &file_duly_v1_model_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +1554,7 @@ func (x *WatchModelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchModelsResponse.ProtoReflect.Descriptor instead.
 func (*WatchModelsResponse) Descriptor() ([]byte, []int) {
-	return file_duly_v1_model_proto_rawDescGZIP(), []int{15}
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WatchModelsResponse) GetModel() *Model {
@@ -991,6 +1571,371 @@ func (x *WatchModelsResponse) GetRemoved() bool {
 	return false
 }
 
+// Asks how models learn.
+type ListLearningRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Model name; empty: all models that learn.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLearningRequest) Reset() {
+	*x = ListLearningRequest{}
+	mi := &file_duly_v1_model_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLearningRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLearningRequest) ProtoMessage() {}
+
+func (x *ListLearningRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_duly_v1_model_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLearningRequest.ProtoReflect.Descriptor instead.
+func (*ListLearningRequest) Descriptor() ([]byte, []int) {
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ListLearningRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// How models learn.
+type ListLearningResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The models that learn, in the order of their names.
+	Models        []*Learning `protobuf:"bytes,1,rep,name=models,proto3" json:"models,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLearningResponse) Reset() {
+	*x = ListLearningResponse{}
+	mi := &file_duly_v1_model_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLearningResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLearningResponse) ProtoMessage() {}
+
+func (x *ListLearningResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_duly_v1_model_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLearningResponse.ProtoReflect.Descriptor instead.
+func (*ListLearningResponse) Descriptor() ([]byte, []int) {
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ListLearningResponse) GetModels() []*Learning {
+	if x != nil {
+		return x.Models
+	}
+	return nil
+}
+
+// How one model learns, as the process that does it has said last.
+type Learning struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Model name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What goes on: "watching", "training" or "on trial"; empty: nothing was said yet.
+	Phase string `protobuf:"bytes,2,opt,name=phase,proto3" json:"phase,omitempty"`
+	// Version that new ones are made from.
+	Version string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	// Newest version that was made; empty: none was.
+	Published string `protobuf:"bytes,4,opt,name=published,proto3" json:"published,omitempty"`
+	// Frames that were looked at since the process began.
+	Frames int64 `protobuf:"varint,5,opt,name=frames,proto3" json:"frames,omitempty"`
+	// Labels that were taken since the process began.
+	Labels int64 `protobuf:"varint,6,opt,name=labels,proto3" json:"labels,omitempty"`
+	// Labels since the share of wrong answers has changed.
+	LabelsOfRegime int64 `protobuf:"varint,7,opt,name=labels_of_regime,json=labelsOfRegime,proto3" json:"labels_of_regime,omitempty"`
+	// Labels that name no class of the model.
+	LabelsUnusable int64 `protobuf:"varint,8,opt,name=labels_unusable,json=labelsUnusable,proto3" json:"labels_unusable,omitempty"`
+	// How the last attempt at a new version ended: "published", "refused", "doubted" or "failed"; empty: there was none.
+	Attempt string `protobuf:"bytes,9,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// What came of it, for people.
+	AttemptText string `protobuf:"bytes,10,opt,name=attempt_text,json=attemptText,proto3" json:"attempt_text,omitempty"`
+	// What it measured, by name.
+	Figures []*LearningFigure `protobuf:"bytes,11,rep,name=figures,proto3" json:"figures,omitempty"`
+	// How often each signal has drifted since the server's start.
+	Drifts []*LearningCount `protobuf:"bytes,12,rep,name=drifts,proto3" json:"drifts,omitempty"`
+	// How often attempts have ended so since the server's start.
+	Attempts []*LearningCount `protobuf:"bytes,13,rep,name=attempts,proto3" json:"attempts,omitempty"`
+	// What is wrong, for people; empty: nothing is known to be.
+	Problem       string `protobuf:"bytes,14,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Learning) Reset() {
+	*x = Learning{}
+	mi := &file_duly_v1_model_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Learning) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Learning) ProtoMessage() {}
+
+func (x *Learning) ProtoReflect() protoreflect.Message {
+	mi := &file_duly_v1_model_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Learning.ProtoReflect.Descriptor instead.
+func (*Learning) Descriptor() ([]byte, []int) {
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Learning) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Learning) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *Learning) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Learning) GetPublished() string {
+	if x != nil {
+		return x.Published
+	}
+	return ""
+}
+
+func (x *Learning) GetFrames() int64 {
+	if x != nil {
+		return x.Frames
+	}
+	return 0
+}
+
+func (x *Learning) GetLabels() int64 {
+	if x != nil {
+		return x.Labels
+	}
+	return 0
+}
+
+func (x *Learning) GetLabelsOfRegime() int64 {
+	if x != nil {
+		return x.LabelsOfRegime
+	}
+	return 0
+}
+
+func (x *Learning) GetLabelsUnusable() int64 {
+	if x != nil {
+		return x.LabelsUnusable
+	}
+	return 0
+}
+
+func (x *Learning) GetAttempt() string {
+	if x != nil {
+		return x.Attempt
+	}
+	return ""
+}
+
+func (x *Learning) GetAttemptText() string {
+	if x != nil {
+		return x.AttemptText
+	}
+	return ""
+}
+
+func (x *Learning) GetFigures() []*LearningFigure {
+	if x != nil {
+		return x.Figures
+	}
+	return nil
+}
+
+func (x *Learning) GetDrifts() []*LearningCount {
+	if x != nil {
+		return x.Drifts
+	}
+	return nil
+}
+
+func (x *Learning) GetAttempts() []*LearningCount {
+	if x != nil {
+		return x.Attempts
+	}
+	return nil
+}
+
+func (x *Learning) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+// One figure.
+type LearningFigure struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it is, such as "before" and "after": shares of right answers.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The figure.
+	Value         float64 `protobuf:"fixed64,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LearningFigure) Reset() {
+	*x = LearningFigure{}
+	mi := &file_duly_v1_model_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LearningFigure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LearningFigure) ProtoMessage() {}
+
+func (x *LearningFigure) ProtoReflect() protoreflect.Message {
+	mi := &file_duly_v1_model_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LearningFigure.ProtoReflect.Descriptor instead.
+func (*LearningFigure) Descriptor() ([]byte, []int) {
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *LearningFigure) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *LearningFigure) GetValue() float64 {
+	if x != nil {
+		return x.Value
+	}
+	return 0
+}
+
+// How often something has happened.
+type LearningCount struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What, such as a signal or the end of an attempt.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// How often.
+	Count         int64 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LearningCount) Reset() {
+	*x = LearningCount{}
+	mi := &file_duly_v1_model_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LearningCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LearningCount) ProtoMessage() {}
+
+func (x *LearningCount) ProtoReflect() protoreflect.Message {
+	mi := &file_duly_v1_model_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LearningCount.ProtoReflect.Descriptor instead.
+func (*LearningCount) Descriptor() ([]byte, []int) {
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *LearningCount) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *LearningCount) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 var File_duly_v1_model_proto protoreflect.FileDescriptor
 
 const file_duly_v1_model_proto_rawDesc = "" +
@@ -1001,7 +1946,7 @@ const file_duly_v1_model_proto_rawDesc = "" +
 	"\x0eactive_version\x18\x02 \x01(\tR\ractiveVersion\x121\n" +
 	"\bversions\x18\x03 \x03(\v2\x15.duly.v1.ModelVersionR\bversions\x12 \n" +
 	"\vdescription\x18\x04 \x01(\tR\vdescription\x12)\n" +
-	"\x10previous_version\x18\x05 \x01(\tR\x0fpreviousVersion\"\xff\x02\n" +
+	"\x10previous_version\x18\x05 \x01(\tR\x0fpreviousVersion\"\xa5\x03\n" +
 	"\fModelVersion\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12)\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x13.duly.v1.ModelStateR\x05state\x12\x14\n" +
@@ -1011,7 +1956,31 @@ const file_duly_v1_model_proto_rawDesc = "" +
 	"\bvariants\x18\x06 \x03(\v2\x15.duly.v1.ModelVariantR\bvariants\x12\x1a\n" +
 	"\bstateful\x18\a \x01(\bR\bstateful\x12.\n" +
 	"\x13default_budget_nano\x18\b \x01(\x03R\x11defaultBudgetNano\x129\n" +
-	"\rdefault_class\x18\t \x01(\x0e2\x14.duly.v1.StreamClassR\fdefaultClass\"\x8c\x01\n" +
+	"\rdefault_class\x18\t \x01(\x0e2\x14.duly.v1.StreamClassR\fdefaultClass\x12$\n" +
+	"\x05trial\x18\n" +
+	" \x01(\v2\x0e.duly.v1.TrialR\x05trial\"\xfa\x04\n" +
+	"\x05Trial\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12'\n" +
+	"\x0fagainst_version\x18\x03 \x01(\tR\x0eagainstVersion\x12)\n" +
+	"\x05stage\x18\x04 \x01(\x0e2\x13.duly.v1.TrialStageR\x05stage\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12&\n" +
+	"\x0fsince_unix_nano\x18\x06 \x01(\x06R\rsinceUnixNano\x12&\n" +
+	"\x0fbegan_unix_nano\x18\a \x01(\x06R\rbeganUnixNano\x12'\n" +
+	"\x0fframes_compared\x18\b \x01(\x03R\x0eframesCompared\x12\x1c\n" +
+	"\tagreement\x18\t \x01(\x01R\tagreement\x12#\n" +
+	"\ragreement_low\x18\n" +
+	" \x01(\x01R\fagreementLow\x12%\n" +
+	"\x0eagreement_high\x18\v \x01(\x01R\ragreementHigh\x12#\n" +
+	"\rcanary_frames\x18\f \x01(\x03R\fcanaryFrames\x12$\n" +
+	"\x0ecanary_on_time\x18\r \x01(\x03R\fcanaryOnTime\x12\x1f\n" +
+	"\vrest_frames\x18\x0e \x01(\x03R\n" +
+	"restFrames\x12 \n" +
+	"\frest_on_time\x18\x0f \x01(\x03R\n" +
+	"restOnTime\x12\x16\n" +
+	"\x06errors\x18\x10 \x01(\x03R\x06errors\x12$\n" +
+	"\x0eframes_not_run\x18\x11 \x01(\x03R\fframesNotRun\x12(\n" +
+	"\x10frames_not_drawn\x18\x12 \x01(\x03R\x0eframesNotDrawn\"\x8c\x01\n" +
 	"\fModelVariant\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\baccuracy\x18\x02 \x01(\x01R\baccuracy\x12\x1c\n" +
@@ -1043,25 +2012,81 @@ const file_duly_v1_model_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x14\n" +
 	"\x05force\x18\x03 \x01(\bR\x05force\"?\n" +
 	"\x17ActivateVersionResponse\x12$\n" +
-	"\x05model\x18\x01 \x01(\v2\x0e.duly.v1.ModelR\x05model\"\x14\n" +
+	"\x05model\x18\x01 \x01(\v2\x0e.duly.v1.ModelR\x05model\"'\n" +
+	"\x11ListTrialsRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"<\n" +
+	"\x12ListTrialsResponse\x12&\n" +
+	"\x06trials\x18\x01 \x03(\v2\x0e.duly.v1.TrialR\x06trials\"A\n" +
+	"\x11StartTrialRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\":\n" +
+	"\x12StartTrialResponse\x12$\n" +
+	"\x05trial\x18\x01 \x01(\v2\x0e.duly.v1.TrialR\x05trial\"Z\n" +
+	"\x12VetoVersionRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\";\n" +
+	"\x13VetoVersionResponse\x12$\n" +
+	"\x05trial\x18\x01 \x01(\v2\x0e.duly.v1.TrialR\x05trial\"\x14\n" +
 	"\x12WatchModelsRequest\"U\n" +
 	"\x13WatchModelsResponse\x12$\n" +
 	"\x05model\x18\x01 \x01(\v2\x0e.duly.v1.ModelR\x05model\x12\x18\n" +
-	"\aremoved\x18\x02 \x01(\bR\aremoved*\x8d\x01\n" +
+	"\aremoved\x18\x02 \x01(\bR\aremoved\")\n" +
+	"\x13ListLearningRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"A\n" +
+	"\x14ListLearningResponse\x12)\n" +
+	"\x06models\x18\x01 \x03(\v2\x11.duly.v1.LearningR\x06models\"\xdd\x03\n" +
+	"\bLearning\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05phase\x18\x02 \x01(\tR\x05phase\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x12\x1c\n" +
+	"\tpublished\x18\x04 \x01(\tR\tpublished\x12\x16\n" +
+	"\x06frames\x18\x05 \x01(\x03R\x06frames\x12\x16\n" +
+	"\x06labels\x18\x06 \x01(\x03R\x06labels\x12(\n" +
+	"\x10labels_of_regime\x18\a \x01(\x03R\x0elabelsOfRegime\x12'\n" +
+	"\x0flabels_unusable\x18\b \x01(\x03R\x0elabelsUnusable\x12\x18\n" +
+	"\aattempt\x18\t \x01(\tR\aattempt\x12!\n" +
+	"\fattempt_text\x18\n" +
+	" \x01(\tR\vattemptText\x121\n" +
+	"\afigures\x18\v \x03(\v2\x17.duly.v1.LearningFigureR\afigures\x12.\n" +
+	"\x06drifts\x18\f \x03(\v2\x16.duly.v1.LearningCountR\x06drifts\x122\n" +
+	"\battempts\x18\r \x03(\v2\x16.duly.v1.LearningCountR\battempts\x12\x18\n" +
+	"\aproblem\x18\x0e \x01(\tR\aproblem\":\n" +
+	"\x0eLearningFigure\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value\"9\n" +
+	"\rLearningCount\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x03R\x05count*\x8d\x01\n" +
 	"\n" +
 	"ModelState\x12\x1b\n" +
 	"\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13MODEL_STATE_LOADING\x10\x01\x12\x15\n" +
 	"\x11MODEL_STATE_READY\x10\x02\x12\x16\n" +
 	"\x12MODEL_STATE_FAILED\x10\x03\x12\x1a\n" +
-	"\x16MODEL_STATE_RECOVERING\x10\x042\xc6\x03\n" +
+	"\x16MODEL_STATE_RECOVERING\x10\x04*\xbe\x01\n" +
+	"\n" +
+	"TrialStage\x12\x1b\n" +
+	"\x17TRIAL_STAGE_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12TRIAL_STAGE_LOADED\x10\x01\x12\x16\n" +
+	"\x12TRIAL_STAGE_SHADOW\x10\x02\x12\x16\n" +
+	"\x12TRIAL_STAGE_CANARY\x10\x03\x12\x16\n" +
+	"\x12TRIAL_STAGE_ACTIVE\x10\x04\x12\x1b\n" +
+	"\x17TRIAL_STAGE_ROLLED_BACK\x10\x05\x12\x16\n" +
+	"\x12TRIAL_STAGE_VETOED\x10\x062\xeb\x05\n" +
 	"\fModelService\x12E\n" +
 	"\n" +
 	"ListModels\x12\x1a.duly.v1.ListModelsRequest\x1a\x1b.duly.v1.ListModelsResponse\x12?\n" +
 	"\bGetModel\x12\x18.duly.v1.GetModelRequest\x1a\x19.duly.v1.GetModelResponse\x12B\n" +
 	"\tLoadModel\x12\x19.duly.v1.LoadModelRequest\x1a\x1a.duly.v1.LoadModelResponse\x12H\n" +
 	"\vUnloadModel\x12\x1b.duly.v1.UnloadModelRequest\x1a\x1c.duly.v1.UnloadModelResponse\x12T\n" +
-	"\x0fActivateVersion\x12\x1f.duly.v1.ActivateVersionRequest\x1a .duly.v1.ActivateVersionResponse\x12J\n" +
+	"\x0fActivateVersion\x12\x1f.duly.v1.ActivateVersionRequest\x1a .duly.v1.ActivateVersionResponse\x12E\n" +
+	"\n" +
+	"ListTrials\x12\x1a.duly.v1.ListTrialsRequest\x1a\x1b.duly.v1.ListTrialsResponse\x12E\n" +
+	"\n" +
+	"StartTrial\x12\x1a.duly.v1.StartTrialRequest\x1a\x1b.duly.v1.StartTrialResponse\x12H\n" +
+	"\vVetoVersion\x12\x1b.duly.v1.VetoVersionRequest\x1a\x1c.duly.v1.VetoVersionResponse\x12K\n" +
+	"\fListLearning\x12\x1c.duly.v1.ListLearningRequest\x1a\x1d.duly.v1.ListLearningResponse\x12J\n" +
 	"\vWatchModels\x12\x1b.duly.v1.WatchModelsRequest\x1a\x1c.duly.v1.WatchModelsResponse0\x01b\x06proto3"
 
 var (
@@ -1076,59 +2101,89 @@ func file_duly_v1_model_proto_rawDescGZIP() []byte {
 	return file_duly_v1_model_proto_rawDescData
 }
 
-var file_duly_v1_model_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_duly_v1_model_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_duly_v1_model_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_duly_v1_model_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_duly_v1_model_proto_goTypes = []any{
 	(ModelState)(0),                 // 0: duly.v1.ModelState
-	(*Model)(nil),                   // 1: duly.v1.Model
-	(*ModelVersion)(nil),            // 2: duly.v1.ModelVersion
-	(*ModelVariant)(nil),            // 3: duly.v1.ModelVariant
-	(*PlannedTime)(nil),             // 4: duly.v1.PlannedTime
-	(*ListModelsRequest)(nil),       // 5: duly.v1.ListModelsRequest
-	(*ListModelsResponse)(nil),      // 6: duly.v1.ListModelsResponse
-	(*GetModelRequest)(nil),         // 7: duly.v1.GetModelRequest
-	(*GetModelResponse)(nil),        // 8: duly.v1.GetModelResponse
-	(*LoadModelRequest)(nil),        // 9: duly.v1.LoadModelRequest
-	(*LoadModelResponse)(nil),       // 10: duly.v1.LoadModelResponse
-	(*UnloadModelRequest)(nil),      // 11: duly.v1.UnloadModelRequest
-	(*UnloadModelResponse)(nil),     // 12: duly.v1.UnloadModelResponse
-	(*ActivateVersionRequest)(nil),  // 13: duly.v1.ActivateVersionRequest
-	(*ActivateVersionResponse)(nil), // 14: duly.v1.ActivateVersionResponse
-	(*WatchModelsRequest)(nil),      // 15: duly.v1.WatchModelsRequest
-	(*WatchModelsResponse)(nil),     // 16: duly.v1.WatchModelsResponse
-	(*TensorSpec)(nil),              // 17: duly.v1.TensorSpec
-	(StreamClass)(0),                // 18: duly.v1.StreamClass
+	(TrialStage)(0),                 // 1: duly.v1.TrialStage
+	(*Model)(nil),                   // 2: duly.v1.Model
+	(*ModelVersion)(nil),            // 3: duly.v1.ModelVersion
+	(*Trial)(nil),                   // 4: duly.v1.Trial
+	(*ModelVariant)(nil),            // 5: duly.v1.ModelVariant
+	(*PlannedTime)(nil),             // 6: duly.v1.PlannedTime
+	(*ListModelsRequest)(nil),       // 7: duly.v1.ListModelsRequest
+	(*ListModelsResponse)(nil),      // 8: duly.v1.ListModelsResponse
+	(*GetModelRequest)(nil),         // 9: duly.v1.GetModelRequest
+	(*GetModelResponse)(nil),        // 10: duly.v1.GetModelResponse
+	(*LoadModelRequest)(nil),        // 11: duly.v1.LoadModelRequest
+	(*LoadModelResponse)(nil),       // 12: duly.v1.LoadModelResponse
+	(*UnloadModelRequest)(nil),      // 13: duly.v1.UnloadModelRequest
+	(*UnloadModelResponse)(nil),     // 14: duly.v1.UnloadModelResponse
+	(*ActivateVersionRequest)(nil),  // 15: duly.v1.ActivateVersionRequest
+	(*ActivateVersionResponse)(nil), // 16: duly.v1.ActivateVersionResponse
+	(*ListTrialsRequest)(nil),       // 17: duly.v1.ListTrialsRequest
+	(*ListTrialsResponse)(nil),      // 18: duly.v1.ListTrialsResponse
+	(*StartTrialRequest)(nil),       // 19: duly.v1.StartTrialRequest
+	(*StartTrialResponse)(nil),      // 20: duly.v1.StartTrialResponse
+	(*VetoVersionRequest)(nil),      // 21: duly.v1.VetoVersionRequest
+	(*VetoVersionResponse)(nil),     // 22: duly.v1.VetoVersionResponse
+	(*WatchModelsRequest)(nil),      // 23: duly.v1.WatchModelsRequest
+	(*WatchModelsResponse)(nil),     // 24: duly.v1.WatchModelsResponse
+	(*ListLearningRequest)(nil),     // 25: duly.v1.ListLearningRequest
+	(*ListLearningResponse)(nil),    // 26: duly.v1.ListLearningResponse
+	(*Learning)(nil),                // 27: duly.v1.Learning
+	(*LearningFigure)(nil),          // 28: duly.v1.LearningFigure
+	(*LearningCount)(nil),           // 29: duly.v1.LearningCount
+	(*TensorSpec)(nil),              // 30: duly.v1.TensorSpec
+	(StreamClass)(0),                // 31: duly.v1.StreamClass
 }
 var file_duly_v1_model_proto_depIdxs = []int32{
-	2,  // 0: duly.v1.Model.versions:type_name -> duly.v1.ModelVersion
+	3,  // 0: duly.v1.Model.versions:type_name -> duly.v1.ModelVersion
 	0,  // 1: duly.v1.ModelVersion.state:type_name -> duly.v1.ModelState
-	17, // 2: duly.v1.ModelVersion.inputs:type_name -> duly.v1.TensorSpec
-	17, // 3: duly.v1.ModelVersion.outputs:type_name -> duly.v1.TensorSpec
-	3,  // 4: duly.v1.ModelVersion.variants:type_name -> duly.v1.ModelVariant
-	18, // 5: duly.v1.ModelVersion.default_class:type_name -> duly.v1.StreamClass
-	4,  // 6: duly.v1.ModelVariant.profile:type_name -> duly.v1.PlannedTime
-	1,  // 7: duly.v1.ListModelsResponse.models:type_name -> duly.v1.Model
-	1,  // 8: duly.v1.GetModelResponse.model:type_name -> duly.v1.Model
-	1,  // 9: duly.v1.LoadModelResponse.model:type_name -> duly.v1.Model
-	1,  // 10: duly.v1.ActivateVersionResponse.model:type_name -> duly.v1.Model
-	1,  // 11: duly.v1.WatchModelsResponse.model:type_name -> duly.v1.Model
-	5,  // 12: duly.v1.ModelService.ListModels:input_type -> duly.v1.ListModelsRequest
-	7,  // 13: duly.v1.ModelService.GetModel:input_type -> duly.v1.GetModelRequest
-	9,  // 14: duly.v1.ModelService.LoadModel:input_type -> duly.v1.LoadModelRequest
-	11, // 15: duly.v1.ModelService.UnloadModel:input_type -> duly.v1.UnloadModelRequest
-	13, // 16: duly.v1.ModelService.ActivateVersion:input_type -> duly.v1.ActivateVersionRequest
-	15, // 17: duly.v1.ModelService.WatchModels:input_type -> duly.v1.WatchModelsRequest
-	6,  // 18: duly.v1.ModelService.ListModels:output_type -> duly.v1.ListModelsResponse
-	8,  // 19: duly.v1.ModelService.GetModel:output_type -> duly.v1.GetModelResponse
-	10, // 20: duly.v1.ModelService.LoadModel:output_type -> duly.v1.LoadModelResponse
-	12, // 21: duly.v1.ModelService.UnloadModel:output_type -> duly.v1.UnloadModelResponse
-	14, // 22: duly.v1.ModelService.ActivateVersion:output_type -> duly.v1.ActivateVersionResponse
-	16, // 23: duly.v1.ModelService.WatchModels:output_type -> duly.v1.WatchModelsResponse
-	18, // [18:24] is the sub-list for method output_type
-	12, // [12:18] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	30, // 2: duly.v1.ModelVersion.inputs:type_name -> duly.v1.TensorSpec
+	30, // 3: duly.v1.ModelVersion.outputs:type_name -> duly.v1.TensorSpec
+	5,  // 4: duly.v1.ModelVersion.variants:type_name -> duly.v1.ModelVariant
+	31, // 5: duly.v1.ModelVersion.default_class:type_name -> duly.v1.StreamClass
+	4,  // 6: duly.v1.ModelVersion.trial:type_name -> duly.v1.Trial
+	1,  // 7: duly.v1.Trial.stage:type_name -> duly.v1.TrialStage
+	6,  // 8: duly.v1.ModelVariant.profile:type_name -> duly.v1.PlannedTime
+	2,  // 9: duly.v1.ListModelsResponse.models:type_name -> duly.v1.Model
+	2,  // 10: duly.v1.GetModelResponse.model:type_name -> duly.v1.Model
+	2,  // 11: duly.v1.LoadModelResponse.model:type_name -> duly.v1.Model
+	2,  // 12: duly.v1.ActivateVersionResponse.model:type_name -> duly.v1.Model
+	4,  // 13: duly.v1.ListTrialsResponse.trials:type_name -> duly.v1.Trial
+	4,  // 14: duly.v1.StartTrialResponse.trial:type_name -> duly.v1.Trial
+	4,  // 15: duly.v1.VetoVersionResponse.trial:type_name -> duly.v1.Trial
+	2,  // 16: duly.v1.WatchModelsResponse.model:type_name -> duly.v1.Model
+	27, // 17: duly.v1.ListLearningResponse.models:type_name -> duly.v1.Learning
+	28, // 18: duly.v1.Learning.figures:type_name -> duly.v1.LearningFigure
+	29, // 19: duly.v1.Learning.drifts:type_name -> duly.v1.LearningCount
+	29, // 20: duly.v1.Learning.attempts:type_name -> duly.v1.LearningCount
+	7,  // 21: duly.v1.ModelService.ListModels:input_type -> duly.v1.ListModelsRequest
+	9,  // 22: duly.v1.ModelService.GetModel:input_type -> duly.v1.GetModelRequest
+	11, // 23: duly.v1.ModelService.LoadModel:input_type -> duly.v1.LoadModelRequest
+	13, // 24: duly.v1.ModelService.UnloadModel:input_type -> duly.v1.UnloadModelRequest
+	15, // 25: duly.v1.ModelService.ActivateVersion:input_type -> duly.v1.ActivateVersionRequest
+	17, // 26: duly.v1.ModelService.ListTrials:input_type -> duly.v1.ListTrialsRequest
+	19, // 27: duly.v1.ModelService.StartTrial:input_type -> duly.v1.StartTrialRequest
+	21, // 28: duly.v1.ModelService.VetoVersion:input_type -> duly.v1.VetoVersionRequest
+	25, // 29: duly.v1.ModelService.ListLearning:input_type -> duly.v1.ListLearningRequest
+	23, // 30: duly.v1.ModelService.WatchModels:input_type -> duly.v1.WatchModelsRequest
+	8,  // 31: duly.v1.ModelService.ListModels:output_type -> duly.v1.ListModelsResponse
+	10, // 32: duly.v1.ModelService.GetModel:output_type -> duly.v1.GetModelResponse
+	12, // 33: duly.v1.ModelService.LoadModel:output_type -> duly.v1.LoadModelResponse
+	14, // 34: duly.v1.ModelService.UnloadModel:output_type -> duly.v1.UnloadModelResponse
+	16, // 35: duly.v1.ModelService.ActivateVersion:output_type -> duly.v1.ActivateVersionResponse
+	18, // 36: duly.v1.ModelService.ListTrials:output_type -> duly.v1.ListTrialsResponse
+	20, // 37: duly.v1.ModelService.StartTrial:output_type -> duly.v1.StartTrialResponse
+	22, // 38: duly.v1.ModelService.VetoVersion:output_type -> duly.v1.VetoVersionResponse
+	26, // 39: duly.v1.ModelService.ListLearning:output_type -> duly.v1.ListLearningResponse
+	24, // 40: duly.v1.ModelService.WatchModels:output_type -> duly.v1.WatchModelsResponse
+	31, // [31:41] is the sub-list for method output_type
+	21, // [21:31] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_duly_v1_model_proto_init() }
@@ -1143,8 +2198,8 @@ func file_duly_v1_model_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_duly_v1_model_proto_rawDesc), len(file_duly_v1_model_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   16,
+			NumEnums:      2,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

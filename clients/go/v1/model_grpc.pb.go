@@ -26,6 +26,10 @@ const (
 	ModelService_LoadModel_FullMethodName       = "/duly.v1.ModelService/LoadModel"
 	ModelService_UnloadModel_FullMethodName     = "/duly.v1.ModelService/UnloadModel"
 	ModelService_ActivateVersion_FullMethodName = "/duly.v1.ModelService/ActivateVersion"
+	ModelService_ListTrials_FullMethodName      = "/duly.v1.ModelService/ListTrials"
+	ModelService_StartTrial_FullMethodName      = "/duly.v1.ModelService/StartTrial"
+	ModelService_VetoVersion_FullMethodName     = "/duly.v1.ModelService/VetoVersion"
+	ModelService_ListLearning_FullMethodName    = "/duly.v1.ModelService/ListLearning"
 	ModelService_WatchModels_FullMethodName     = "/duly.v1.ModelService/WatchModels"
 )
 
@@ -47,6 +51,15 @@ type ModelServiceClient interface {
 	// Makes a loaded version the one that streams without a stated version use, between two batches. A version with which
 	// open streams would no longer get what they were promised is refused with ACTIVATION_REFUSED, unless it is forced.
 	ActivateVersion(ctx context.Context, in *ActivateVersionRequest, opts ...grpc.CallOption) (*ActivateVersionResponse, error)
+	// The trials of new versions on live frames: those that are on, and the last ones that are over.
+	ListTrials(ctx context.Context, in *ListTrialsRequest, opts ...grpc.CallOption) (*ListTrialsResponse, error)
+	// Begins the trial of a version, which is loaded if it is not; returns when it has begun. Where the version cannot be
+	// tried, the call fails with TRIAL_REFUSED.
+	StartTrial(ctx context.Context, in *StartTrialRequest, opts ...grpc.CallOption) (*StartTrialResponse, error)
+	// Ends the trial of a version, whose streams go back to the active one, and has it never tried by itself.
+	VetoVersion(ctx context.Context, in *VetoVersionRequest, opts ...grpc.CallOption) (*VetoVersionResponse, error)
+	// How models learn from labelled frames while the server runs.
+	ListLearning(ctx context.Context, in *ListLearningRequest, opts ...grpc.CallOption) (*ListLearningResponse, error)
 	// Sends all models as they are, then each one that changes, until the client cancels the call.
 	WatchModels(ctx context.Context, in *WatchModelsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchModelsResponse], error)
 }
@@ -109,6 +122,46 @@ func (c *modelServiceClient) ActivateVersion(ctx context.Context, in *ActivateVe
 	return out, nil
 }
 
+func (c *modelServiceClient) ListTrials(ctx context.Context, in *ListTrialsRequest, opts ...grpc.CallOption) (*ListTrialsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListTrialsResponse)
+	err := c.cc.Invoke(ctx, ModelService_ListTrials_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *modelServiceClient) StartTrial(ctx context.Context, in *StartTrialRequest, opts ...grpc.CallOption) (*StartTrialResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(StartTrialResponse)
+	err := c.cc.Invoke(ctx, ModelService_StartTrial_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *modelServiceClient) VetoVersion(ctx context.Context, in *VetoVersionRequest, opts ...grpc.CallOption) (*VetoVersionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VetoVersionResponse)
+	err := c.cc.Invoke(ctx, ModelService_VetoVersion_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *modelServiceClient) ListLearning(ctx context.Context, in *ListLearningRequest, opts ...grpc.CallOption) (*ListLearningResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListLearningResponse)
+	err := c.cc.Invoke(ctx, ModelService_ListLearning_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *modelServiceClient) WatchModels(ctx context.Context, in *WatchModelsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchModelsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &ModelService_ServiceDesc.Streams[0], ModelService_WatchModels_FullMethodName, cOpts...)
@@ -146,6 +199,15 @@ type ModelServiceServer interface {
 	// Makes a loaded version the one that streams without a stated version use, between two batches. A version with which
 	// open streams would no longer get what they were promised is refused with ACTIVATION_REFUSED, unless it is forced.
 	ActivateVersion(context.Context, *ActivateVersionRequest) (*ActivateVersionResponse, error)
+	// The trials of new versions on live frames: those that are on, and the last ones that are over.
+	ListTrials(context.Context, *ListTrialsRequest) (*ListTrialsResponse, error)
+	// Begins the trial of a version, which is loaded if it is not; returns when it has begun. Where the version cannot be
+	// tried, the call fails with TRIAL_REFUSED.
+	StartTrial(context.Context, *StartTrialRequest) (*StartTrialResponse, error)
+	// Ends the trial of a version, whose streams go back to the active one, and has it never tried by itself.
+	VetoVersion(context.Context, *VetoVersionRequest) (*VetoVersionResponse, error)
+	// How models learn from labelled frames while the server runs.
+	ListLearning(context.Context, *ListLearningRequest) (*ListLearningResponse, error)
 	// Sends all models as they are, then each one that changes, until the client cancels the call.
 	WatchModels(*WatchModelsRequest, grpc.ServerStreamingServer[WatchModelsResponse]) error
 	mustEmbedUnimplementedModelServiceServer()
@@ -172,6 +234,18 @@ func (UnimplementedModelServiceServer) UnloadModel(context.Context, *UnloadModel
 }
 func (UnimplementedModelServiceServer) ActivateVersion(context.Context, *ActivateVersionRequest) (*ActivateVersionResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ActivateVersion not implemented")
+}
+func (UnimplementedModelServiceServer) ListTrials(context.Context, *ListTrialsRequest) (*ListTrialsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListTrials not implemented")
+}
+func (UnimplementedModelServiceServer) StartTrial(context.Context, *StartTrialRequest) (*StartTrialResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method StartTrial not implemented")
+}
+func (UnimplementedModelServiceServer) VetoVersion(context.Context, *VetoVersionRequest) (*VetoVersionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method VetoVersion not implemented")
+}
+func (UnimplementedModelServiceServer) ListLearning(context.Context, *ListLearningRequest) (*ListLearningResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListLearning not implemented")
 }
 func (UnimplementedModelServiceServer) WatchModels(*WatchModelsRequest, grpc.ServerStreamingServer[WatchModelsResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchModels not implemented")
@@ -287,6 +361,78 @@ func _ModelService_ActivateVersion_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ModelService_ListTrials_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListTrialsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ModelServiceServer).ListTrials(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ModelService_ListTrials_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ModelServiceServer).ListTrials(ctx, req.(*ListTrialsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ModelService_StartTrial_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(StartTrialRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ModelServiceServer).StartTrial(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ModelService_StartTrial_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ModelServiceServer).StartTrial(ctx, req.(*StartTrialRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ModelService_VetoVersion_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(VetoVersionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ModelServiceServer).VetoVersion(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ModelService_VetoVersion_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ModelServiceServer).VetoVersion(ctx, req.(*VetoVersionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ModelService_ListLearning_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListLearningRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ModelServiceServer).ListLearning(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ModelService_ListLearning_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ModelServiceServer).ListLearning(ctx, req.(*ListLearningRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ModelService_WatchModels_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(WatchModelsRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -324,6 +470,22 @@ var ModelService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ActivateVersion",
 			Handler:    _ModelService_ActivateVersion_Handler,
+		},
+		{
+			MethodName: "ListTrials",
+			Handler:    _ModelService_ListTrials_Handler,
+		},
+		{
+			MethodName: "StartTrial",
+			Handler:    _ModelService_StartTrial_Handler,
+		},
+		{
+			MethodName: "VetoVersion",
+			Handler:    _ModelService_VetoVersion_Handler,
+		},
+		{
+			MethodName: "ListLearning",
+			Handler:    _ModelService_ListLearning_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -425,7 +425,9 @@ type Statistics struct {
 	// Lanes of the server.
 	Lanes []*Lane `protobuf:"bytes,6,rep,name=lanes,proto3" json:"lanes,omitempty"`
 	// Lane time spent on results that came late, ns.
-	WastedNano    int64 `protobuf:"varint,7,opt,name=wasted_nano,json=wastedNano,proto3" json:"wasted_nano,omitempty"`
+	WastedNano int64 `protobuf:"varint,7,opt,name=wasted_nano,json=wastedNano,proto3" json:"wasted_nano,omitempty"`
+	// Energy that the server's machine takes, of each device that tells; none: it cannot be had.
+	Energy        []*DeviceEnergy `protobuf:"bytes,8,rep,name=energy,proto3" json:"energy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -509,6 +511,69 @@ func (x *Statistics) GetWastedNano() int64 {
 	return 0
 }
 
+func (x *Statistics) GetEnergy() []*DeviceEnergy {
+	if x != nil {
+		return x.Energy
+	}
+	return nil
+}
+
+// Energy that one device of the server's machine has taken since the server's start, for whatever it did.
+type DeviceEnergy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the device: "package-0" and "dram-0" of processors, "gpu-0"; "psys" is the whole machine and contains the
+	// others.
+	Device string `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	// Energy, J.
+	Joules        float64 `protobuf:"fixed64,2,opt,name=joules,proto3" json:"joules,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceEnergy) Reset() {
+	*x = DeviceEnergy{}
+	mi := &file_duly_v1_server_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceEnergy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceEnergy) ProtoMessage() {}
+
+func (x *DeviceEnergy) ProtoReflect() protoreflect.Message {
+	mi := &file_duly_v1_server_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceEnergy.ProtoReflect.Descriptor instead.
+func (*DeviceEnergy) Descriptor() ([]byte, []int) {
+	return file_duly_v1_server_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *DeviceEnergy) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *DeviceEnergy) GetJoules() float64 {
+	if x != nil {
+		return x.Joules
+	}
+	return 0
+}
+
 // Counts of one version of a model since start.
 type ModelStatistics struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -528,7 +593,7 @@ type ModelStatistics struct {
 
 func (x *ModelStatistics) Reset() {
 	*x = ModelStatistics{}
-	mi := &file_duly_v1_server_proto_msgTypes[8]
+	mi := &file_duly_v1_server_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -540,7 +605,7 @@ func (x *ModelStatistics) String() string {
 func (*ModelStatistics) ProtoMessage() {}
 
 func (x *ModelStatistics) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_server_proto_msgTypes[8]
+	mi := &file_duly_v1_server_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -553,7 +618,7 @@ func (x *ModelStatistics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelStatistics.ProtoReflect.Descriptor instead.
 func (*ModelStatistics) Descriptor() ([]byte, []int) {
-	return file_duly_v1_server_proto_rawDescGZIP(), []int{8}
+	return file_duly_v1_server_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ModelStatistics) GetModel() string {
@@ -606,7 +671,7 @@ type OutcomeCount struct {
 
 func (x *OutcomeCount) Reset() {
 	*x = OutcomeCount{}
-	mi := &file_duly_v1_server_proto_msgTypes[9]
+	mi := &file_duly_v1_server_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -618,7 +683,7 @@ func (x *OutcomeCount) String() string {
 func (*OutcomeCount) ProtoMessage() {}
 
 func (x *OutcomeCount) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_server_proto_msgTypes[9]
+	mi := &file_duly_v1_server_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -631,7 +696,7 @@ func (x *OutcomeCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutcomeCount.ProtoReflect.Descriptor instead.
 func (*OutcomeCount) Descriptor() ([]byte, []int) {
-	return file_duly_v1_server_proto_rawDescGZIP(), []int{9}
+	return file_duly_v1_server_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *OutcomeCount) GetStatus() OutcomeStatus {
@@ -666,7 +731,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_duly_v1_server_proto_msgTypes[10]
+	mi := &file_duly_v1_server_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -678,7 +743,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_server_proto_msgTypes[10]
+	mi := &file_duly_v1_server_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -691,7 +756,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_duly_v1_server_proto_rawDescGZIP(), []int{10}
+	return file_duly_v1_server_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DrainRequest) GetGraceNano() int64 {
@@ -710,7 +775,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_duly_v1_server_proto_msgTypes[11]
+	mi := &file_duly_v1_server_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -722,7 +787,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_server_proto_msgTypes[11]
+	mi := &file_duly_v1_server_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -735,7 +800,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_duly_v1_server_proto_rawDescGZIP(), []int{11}
+	return file_duly_v1_server_proto_rawDescGZIP(), []int{12}
 }
 
 // Asks for the flight recording.
@@ -747,7 +812,7 @@ type DumpRecordingRequest struct {
 
 func (x *DumpRecordingRequest) Reset() {
 	*x = DumpRecordingRequest{}
-	mi := &file_duly_v1_server_proto_msgTypes[12]
+	mi := &file_duly_v1_server_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +824,7 @@ func (x *DumpRecordingRequest) String() string {
 func (*DumpRecordingRequest) ProtoMessage() {}
 
 func (x *DumpRecordingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_server_proto_msgTypes[12]
+	mi := &file_duly_v1_server_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -772,7 +837,7 @@ func (x *DumpRecordingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpRecordingRequest.ProtoReflect.Descriptor instead.
 func (*DumpRecordingRequest) Descriptor() ([]byte, []int) {
-	return file_duly_v1_server_proto_rawDescGZIP(), []int{12}
+	return file_duly_v1_server_proto_rawDescGZIP(), []int{13}
 }
 
 // Sent when the flight recording is written.
@@ -786,7 +851,7 @@ type DumpRecordingResponse struct {
 
 func (x *DumpRecordingResponse) Reset() {
 	*x = DumpRecordingResponse{}
-	mi := &file_duly_v1_server_proto_msgTypes[13]
+	mi := &file_duly_v1_server_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -798,7 +863,7 @@ func (x *DumpRecordingResponse) String() string {
 func (*DumpRecordingResponse) ProtoMessage() {}
 
 func (x *DumpRecordingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_server_proto_msgTypes[13]
+	mi := &file_duly_v1_server_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -811,7 +876,7 @@ func (x *DumpRecordingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DumpRecordingResponse.ProtoReflect.Descriptor instead.
 func (*DumpRecordingResponse) Descriptor() ([]byte, []int) {
-	return file_duly_v1_server_proto_rawDescGZIP(), []int{13}
+	return file_duly_v1_server_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DumpRecordingResponse) GetFileName() string {
@@ -854,7 +919,7 @@ const file_duly_v1_server_proto_rawDesc = "" +
 	"\x17WatchStatisticsResponse\x123\n" +
 	"\n" +
 	"statistics\x18\x01 \x01(\v2\x13.duly.v1.StatisticsR\n" +
-	"statistics\"\xac\x02\n" +
+	"statistics\"\xdb\x02\n" +
 	"\n" +
 	"Statistics\x121\n" +
 	"\x15server_time_unix_nano\x18\x01 \x01(\x03R\x12serverTimeUnixNano\x12!\n" +
@@ -864,7 +929,11 @@ const file_duly_v1_server_proto_rawDesc = "" +
 	"\x06models\x18\x05 \x03(\v2\x18.duly.v1.ModelStatisticsR\x06models\x12#\n" +
 	"\x05lanes\x18\x06 \x03(\v2\r.duly.v1.LaneR\x05lanes\x12\x1f\n" +
 	"\vwasted_nano\x18\a \x01(\x03R\n" +
-	"wastedNano\"\xc2\x01\n" +
+	"wastedNano\x12-\n" +
+	"\x06energy\x18\b \x03(\v2\x15.duly.v1.DeviceEnergyR\x06energy\">\n" +
+	"\fDeviceEnergy\x12\x16\n" +
+	"\x06device\x18\x01 \x01(\tR\x06device\x12\x16\n" +
+	"\x06joules\x18\x02 \x01(\x01R\x06joules\"\xc2\x01\n" +
 	"\x0fModelStatistics\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x121\n" +
 	"\boutcomes\x18\x02 \x03(\v2\x15.duly.v1.OutcomeCountR\boutcomes\x12\x18\n" +
@@ -901,7 +970,7 @@ func file_duly_v1_server_proto_rawDescGZIP() []byte {
 	return file_duly_v1_server_proto_rawDescData
 }
 
-var file_duly_v1_server_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_duly_v1_server_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_duly_v1_server_proto_goTypes = []any{
 	(*GetServerInfoRequest)(nil),    // 0: duly.v1.GetServerInfoRequest
 	(*GetServerInfoResponse)(nil),   // 1: duly.v1.GetServerInfoResponse
@@ -911,39 +980,41 @@ var file_duly_v1_server_proto_goTypes = []any{
 	(*WatchStatisticsRequest)(nil),  // 5: duly.v1.WatchStatisticsRequest
 	(*WatchStatisticsResponse)(nil), // 6: duly.v1.WatchStatisticsResponse
 	(*Statistics)(nil),              // 7: duly.v1.Statistics
-	(*ModelStatistics)(nil),         // 8: duly.v1.ModelStatistics
-	(*OutcomeCount)(nil),            // 9: duly.v1.OutcomeCount
-	(*DrainRequest)(nil),            // 10: duly.v1.DrainRequest
-	(*DrainResponse)(nil),           // 11: duly.v1.DrainResponse
-	(*DumpRecordingRequest)(nil),    // 12: duly.v1.DumpRecordingRequest
-	(*DumpRecordingResponse)(nil),   // 13: duly.v1.DumpRecordingResponse
-	(OutcomeStatus)(0),              // 14: duly.v1.OutcomeStatus
-	(StreamClass)(0),                // 15: duly.v1.StreamClass
+	(*DeviceEnergy)(nil),            // 8: duly.v1.DeviceEnergy
+	(*ModelStatistics)(nil),         // 9: duly.v1.ModelStatistics
+	(*OutcomeCount)(nil),            // 10: duly.v1.OutcomeCount
+	(*DrainRequest)(nil),            // 11: duly.v1.DrainRequest
+	(*DrainResponse)(nil),           // 12: duly.v1.DrainResponse
+	(*DumpRecordingRequest)(nil),    // 13: duly.v1.DumpRecordingRequest
+	(*DumpRecordingResponse)(nil),   // 14: duly.v1.DumpRecordingResponse
+	(OutcomeStatus)(0),              // 15: duly.v1.OutcomeStatus
+	(StreamClass)(0),                // 16: duly.v1.StreamClass
 }
 var file_duly_v1_server_proto_depIdxs = []int32{
 	2,  // 0: duly.v1.GetServerInfoResponse.lanes:type_name -> duly.v1.Lane
 	7,  // 1: duly.v1.GetStatisticsResponse.statistics:type_name -> duly.v1.Statistics
 	7,  // 2: duly.v1.WatchStatisticsResponse.statistics:type_name -> duly.v1.Statistics
-	8,  // 3: duly.v1.Statistics.models:type_name -> duly.v1.ModelStatistics
+	9,  // 3: duly.v1.Statistics.models:type_name -> duly.v1.ModelStatistics
 	2,  // 4: duly.v1.Statistics.lanes:type_name -> duly.v1.Lane
-	9,  // 5: duly.v1.ModelStatistics.outcomes:type_name -> duly.v1.OutcomeCount
-	14, // 6: duly.v1.OutcomeCount.status:type_name -> duly.v1.OutcomeStatus
-	15, // 7: duly.v1.OutcomeCount.stream_class:type_name -> duly.v1.StreamClass
-	0,  // 8: duly.v1.ServerService.GetServerInfo:input_type -> duly.v1.GetServerInfoRequest
-	3,  // 9: duly.v1.ServerService.GetStatistics:input_type -> duly.v1.GetStatisticsRequest
-	5,  // 10: duly.v1.ServerService.WatchStatistics:input_type -> duly.v1.WatchStatisticsRequest
-	10, // 11: duly.v1.ServerService.Drain:input_type -> duly.v1.DrainRequest
-	12, // 12: duly.v1.ServerService.DumpRecording:input_type -> duly.v1.DumpRecordingRequest
-	1,  // 13: duly.v1.ServerService.GetServerInfo:output_type -> duly.v1.GetServerInfoResponse
-	4,  // 14: duly.v1.ServerService.GetStatistics:output_type -> duly.v1.GetStatisticsResponse
-	6,  // 15: duly.v1.ServerService.WatchStatistics:output_type -> duly.v1.WatchStatisticsResponse
-	11, // 16: duly.v1.ServerService.Drain:output_type -> duly.v1.DrainResponse
-	13, // 17: duly.v1.ServerService.DumpRecording:output_type -> duly.v1.DumpRecordingResponse
-	13, // [13:18] is the sub-list for method output_type
-	8,  // [8:13] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	8,  // 5: duly.v1.Statistics.energy:type_name -> duly.v1.DeviceEnergy
+	10, // 6: duly.v1.ModelStatistics.outcomes:type_name -> duly.v1.OutcomeCount
+	15, // 7: duly.v1.OutcomeCount.status:type_name -> duly.v1.OutcomeStatus
+	16, // 8: duly.v1.OutcomeCount.stream_class:type_name -> duly.v1.StreamClass
+	0,  // 9: duly.v1.ServerService.GetServerInfo:input_type -> duly.v1.GetServerInfoRequest
+	3,  // 10: duly.v1.ServerService.GetStatistics:input_type -> duly.v1.GetStatisticsRequest
+	5,  // 11: duly.v1.ServerService.WatchStatistics:input_type -> duly.v1.WatchStatisticsRequest
+	11, // 12: duly.v1.ServerService.Drain:input_type -> duly.v1.DrainRequest
+	13, // 13: duly.v1.ServerService.DumpRecording:input_type -> duly.v1.DumpRecordingRequest
+	1,  // 14: duly.v1.ServerService.GetServerInfo:output_type -> duly.v1.GetServerInfoResponse
+	4,  // 15: duly.v1.ServerService.GetStatistics:output_type -> duly.v1.GetStatisticsResponse
+	6,  // 16: duly.v1.ServerService.WatchStatistics:output_type -> duly.v1.WatchStatisticsResponse
+	12, // 17: duly.v1.ServerService.Drain:output_type -> duly.v1.DrainResponse
+	14, // 18: duly.v1.ServerService.DumpRecording:output_type -> duly.v1.DumpRecordingResponse
+	14, // [14:19] is the sub-list for method output_type
+	9,  // [9:14] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_duly_v1_server_proto_init() }
@@ -958,7 +1029,7 @@ func file_duly_v1_server_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_duly_v1_server_proto_rawDesc), len(file_duly_v1_server_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

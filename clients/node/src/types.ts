@@ -88,6 +88,11 @@ export class Outcome {
     return Number(this.#message?.slackNano ?? 0);
   }
 
+  /** Names of the model's guards that found something on the frame, with a result and with INVALID. */
+  get guards(): readonly string[] {
+    return this.#message?.guards ?? [];
+  }
+
   get timing(): Timing {
     const timing = this.#message?.timing;
     return {

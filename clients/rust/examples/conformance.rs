@@ -135,7 +135,7 @@ fn say_outcome(outcome: &Outcome) {
         "id": outcome.id, "status": bare(outcome.status.as_str_name(), "OUTCOME_STATUS_"), "outputs": outputs,
         "version": outcome.version, "reason": outcome.reason, "latency_ms": outcome.latency.as_nanos() as f64 / 1e6,
         "capture_to_receipt_ms": outcome.timing.capture_to_receipt_nano as f64 / 1e6,
-        "clock_uncertainty_ms": outcome.timing.clock_uncertainty_nano as f64 / 1e6,
+        "clock_uncertainty_ms": outcome.timing.clock_uncertainty_nano as f64 / 1e6, "guards": outcome.guards,
     });
     say("outcome", what);
 }

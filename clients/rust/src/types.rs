@@ -228,6 +228,8 @@ pub struct Outcome {
     pub reason: String,
     /// Times on the server.
     pub timing: v1::Timing,
+    /// Names of the model's guards that found something on the frame, with a result and with `Invalid`.
+    pub guards: Vec<String>,
 }
 
 impl Outcome {
@@ -255,6 +257,7 @@ impl Outcome {
             slack_ns: message.slack_nano,
             reason: message.reason,
             timing: message.timing.unwrap_or_default(),
+            guards: message.guards,
         }
     }
 }

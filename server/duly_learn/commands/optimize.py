@@ -67,7 +67,8 @@ from duly_learn.optimize.steps import STEPS, with_bounds
 @click.option(
     "--guards",
     is_flag=True,
-    help="Fit a detector of frames unlike others to the model's own layers, and guard by it; needs no steps.",
+    help="Fit a detector of frames unlike others to the model's own layers, guard by it, and by BLANK and FROZEN where "
+    "no clean frame is either; measure what they find. Needs no steps.",
 )
 @click.option(
     "--share",
@@ -166,6 +167,10 @@ def _tell(found: Found, page: Path) -> None:
         )
     if found.number:
         click.echo(f"{name}/{found.number} is written; load and activate it, or serve with --watch activate")
+    elif found.asked.guards and not found.asked.steps:
+        click.echo(
+            f"duly: {name}: no guard is worth having, and no version is written; the lines above say why", err=True
+        )
     else:
         click.echo(
             f"duly: {name}: nothing is faster within the tolerance of {found.asked.tolerance:g}, and no version is "

@@ -7,6 +7,10 @@ nearly all of their variance. The Mahalanobis distance within them (Lee et al., 
 Detecting Out-of-Distribution Samples and Adversarial Attacks") finds frames that are unusual in the ways in which
 frames differ, and what is left outside of them finds frames that differ in other ways.
 
+Of a table the frame's own columns are features, too, each on a scale of its own, which is logarithmic beyond a few
+deviations: columns have units, and tails. A rare value in one that is nearly always the same would outweigh all others,
+and so no column's deviation counts as less than a share of its range.
+
 The threshold is what clean frames exceed at a stated rate, where each frame is judged by a detector that was fitted
 without the block of its stream that it lies in: neighbours are alike, and a frame that was fitted to says nothing.
 """
@@ -28,7 +32,7 @@ FALSE_ALARMS = 0.002
 the margin."""
 MARGIN = 1.5
 """By how much the threshold lies above that, as a ratio of squared distances: days differ more than the blocks of one
-recording do."""
+recording do. It halves the false alarms and costs at most one of a hundred noisy frames (docs/guards.md)."""
 FOLDS = 5
 """So many detectors judge the frames that they were not fitted to."""
 BLOCKS = 10
@@ -40,6 +44,10 @@ VARIANCE = 0.98
 COMPONENTS_MAX = 64
 SCALE = 0.1
 """From so many times the mean magnitude of a layer's features on, they are on a logarithmic scale."""
+RANGE_SHARE = 0.1
+"""No column's standard deviation counts as less than this share of how far its values lie apart."""
+LINEAR = 3.0
+"""From about so many deviations from its median on, a column is on a logarithmic scale."""
 _FLOOR = 1e-3
 """No feature's standard deviation counts as less than this share of their mean."""
 _RIDGE = 1e-2
@@ -54,8 +62,8 @@ class TooFew(LearnError):
 class Gaussian:
     """What is usual of one layer's features, of which there are D, by K components."""
 
-    scale: float
-    """Features are sign(x) * log(1 + |x| / scale) of those that the layer gives; 0: they are these as they are."""
+    scale: "Scale | None"
+    """Of the features; None: they are as the layer gives them."""
     mean: Floats
     """Of the scaled features, [D]."""
     deviation: Floats
@@ -69,22 +77,51 @@ class Gaussian:
 
     def distances(self, features: Floats) -> Floats:
         """Returns for each row of features the squared distance within the components and the one outside, [N, 2]."""
-        centred = (_scaled(features, self.scale) - self.mean) / self.deviation
+        scaled = features if self.scale is None else self.scale.of(features)
+        centred = (scaled - self.mean) / self.deviation
         within = centred @ self.components
         inside = (within - self.centre) ** 2 @ self.weights
         outside = (centred**2).sum(axis=1) - (within**2).sum(axis=1)
         return np.stack([inside, np.maximum(outside, 0)], axis=1)
 
 
-def _scaled(features: Floats, scale: float) -> Floats:
-    return np.sign(features) * np.log1p(np.abs(features) / scale) if scale else features
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """x becomes sign(x - origin) * log(1 + |x - origin| / width). Both are [D], or [1] for all features alike."""
+
+    origin: Floats
+    width: Floats
+
+    def of(self, features: Floats) -> Floats:
+        """Returns features [N, D] on this scale."""
+        apart = features - self.origin
+        return np.asarray(np.sign(apart) * np.log1p(np.abs(apart) / self.width))
 
 
-def gaussian(features: Floats, scale: float) -> Gaussian:
-    """Fits to features [N, D] of clean frames."""
-    scaled = _scaled(features, scale)
-    mean, deviation = scaled.mean(axis=0), scaled.std(axis=0)
-    deviation = deviation + _FLOOR * float(np.abs(scaled).mean()) + 1e-9
+def _of_layer(rows: Floats) -> Scale:
+    """Returns the scale of a layer's features [N, D]."""
+    return Scale(np.zeros(1), np.array([max(SCALE * float(np.abs(rows).mean()), 1e-12)]))
+
+
+def _of_columns(rows: Floats) -> Scale:
+    """Returns the scale of the columns of a table [N, D]: the middle of each says what is far off. One that never
+    changes has no width but by its own magnitude and that of the others.
+    """
+    low, median, high = np.quantile(rows, (0.1, 0.5, 0.9), axis=0)
+    width = (high - low) / 2.5  # of a normal distribution these are two and a half deviations
+    width = np.where(width > 0, width, RANGE_SHARE / 2 * np.ptp(rows, axis=0))
+    usual = float(np.median(width[width > 0])) if width.any() else 1.0
+    return Scale(median, LINEAR * np.where(width > 0, width, RANGE_SHARE / 2 * np.maximum(np.abs(median), usual)))
+
+
+def gaussian(features: Floats, scale: Scale | None, deviation: Floats | None = None) -> Gaussian:
+    """Fits to features [N, D] of clean frames. `deviation`: what counts as their standard deviation, [D]; None: their
+    own.
+    """
+    scaled = features if scale is None else scale.of(features)
+    mean = scaled.mean(axis=0)
+    if deviation is None:
+        deviation = scaled.std(axis=0) + _FLOOR * float(np.abs(scaled).mean()) + 1e-9
     centred = (scaled - mean) / deviation
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)
     variances = singular**2 / len(centred)
@@ -94,6 +131,14 @@ def gaussian(features: Floats, scale: float) -> Gaussian:
     components = directions[:count].T
     weights = 1 / (kept + _RIDGE * float(kept.mean()) + 1e-12)
     return Gaussian(scale, mean, deviation, components, (centred @ components).mean(axis=0), weights)
+
+
+def _no_less(columns: Floats) -> Floats:
+    """Returns what counts as the standard deviation of each column [N, D] of a table on its scale, [D]."""
+    apart = np.ptp(columns, axis=0)
+    deviation = np.maximum(columns.std(axis=0), RANGE_SHARE * apart)
+    usual = float(np.median(deviation[apart > 0])) if apart.any() else 1.0
+    return np.asarray(np.where(apart > 0, deviation, RANGE_SHARE * usual))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +160,15 @@ class Detector:
 
 
 def fit(
-    features: Mapping[str, Floats], streams: Sequence[str], seed: int, logarithmic: Collection[str] = ()
+    features: Mapping[str, Floats],
+    streams: Sequence[str],
+    seed: int,
+    logarithmic: Collection[str] = (),
+    tables: Collection[str] = (),
 ) -> Detector:
     """Fits to the features [N, D] of clean frames by layer. `streams`: which stream each of the N frames is of, in the
-    order of their capture. `logarithmic`: the layers whose features differ by orders of magnitude. Raises TooFew.
+    order of their capture. `logarithmic`: the layers whose features differ by orders of magnitude; `tables`: those
+    whose features are columns with units of their own. Raises TooFew.
     """
     count = len(streams)
     if count < FRAMES_MIN:
@@ -130,12 +180,13 @@ def fit(
     layers: dict[str, Gaussian] = {}
     unseen: dict[str, Floats] = {}
     for name, rows in features.items():
-        scale = max(SCALE * float(np.abs(rows).mean()), 1e-12) if name in logarithmic else 0.0
+        scale = _of_layer(rows) if name in logarithmic else _of_columns(rows) if name in tables else None
+        deviation = _no_less(scale.of(rows)) if scale is not None and name in tables else None
         judged = np.zeros((count, 2))
         for fold in range(int(folds.max()) + 1):
             there = folds == fold
-            judged[there] = gaussian(rows[~there], scale).distances(rows[there])
-        layers[name], unseen[name] = gaussian(rows, scale), judged
+            judged[there] = gaussian(rows[~there], scale, deviation).distances(rows[there])
+        layers[name], unseen[name] = gaussian(rows, scale, deviation), judged
     rate = 1 - FALSE_ALARMS
     usual = {}
     for name, judged in unseen.items():

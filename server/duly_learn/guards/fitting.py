@@ -22,6 +22,9 @@ ELEMENTS_MAX = 1 << 19
 """An early layer with more elements for a frame is passed over, as a look at each of them costs time."""
 FEATURES_MAX = 8192
 """Nor is a layer looked at that gives more features."""
+COLUMNS_MAX = 256
+"""An input of one dimension with more elements is no table, but sound or another series, whose elements say little each
+by itself."""
 GRAPH_BYTES_MAX = 1_900_000_000
 """No detector is put into a larger graph: ONNX keeps a graph with its weights in one message of less than 2 GiB."""
 
@@ -40,6 +43,8 @@ class Fitted:
     detector: Detector
     layers: Sequence[str]
     """The tensors that it looks at."""
+    tables: Sequence[str]
+    """Those of them that are what clients send, column by column."""
     settings: Mapping[str, object]
     """The table of `[[guard]]` in model.toml that goes with it."""
 
@@ -47,10 +52,18 @@ class Fitted:
     def said(self) -> str:
         """What was done, in one sentence."""
         return (
-            f"a detector of frames unlike others, fitted to {self.detector.frames} clean ones on {len(self.layers)} of "
-            f"the model's layers ({', '.join(self.layers)}): {FALSE_ALARMS:.1%} of clean frames that it had not seen "
-            f"were as far off as its threshold before a margin of {MARGIN:g}"
+            f"a detector of frames unlike others, fitted to {self.detector.frames} clean ones on {self._where}: "
+            f"{FALSE_ALARMS:.1%} of clean frames that it had not seen were as far off as its threshold before a margin "
+            f"of {MARGIN:g}"
         )
+
+    @property
+    def _where(self) -> str:
+        inner = [name for name in self.layers if name not in self.tables]
+        places = [f"the columns of {name}" for name in self.tables]
+        if inner:
+            places.append(f"{len(inner)} of the model's layers ({', '.join(inner)})")
+        return " and ".join(places)
 
 
 def fit_detector(
@@ -79,18 +92,28 @@ def fit_detector(
     taps = taps_of(flat, sent, states)
     if layers:
         taps = [_named(flat, taps, name) for name in layers]
-    if not taps:
-        raise NoFeatures(
-            "the graph has no layer with weights (Conv, Gemm, MatMul) that reads what clients send, so that there is "
-            "nothing to look at; guards of inputs (RANGE, BLANK, SATURATED, FROZEN) need none"
-        )
     ranks: dict[str, int] = {}
+    tables: list[str] = []
     session: onnxruntime.InferenceSession | None = None
     rows: dict[str, list[Floats]] = {}
     for tensors in inputs:
         if session is None:
+            tables = [name for name in sent if _is_table(tensors.get(name))]
+            if not taps and not tables:
+                raise NoFeatures(
+                    "the graph has no layer with weights (Conv, Gemm, MatMul) that reads what clients send, and takes "
+                    "no table of columns, so that there is nothing to look at; guards of inputs (RANGE, BLANK, "
+                    "SATURATED, FROZEN) need none"
+                )
             shapes = _shapes(flat, taps, tensors)
-            taps = _fitting(taps, shapes) if layers else chosen(_fitting(taps, shapes), _elements(shapes), ELEMENTS_MAX)
+            if layers:
+                taps = _fitting(taps, shapes)
+                tables = [tap.tensor for tap in taps if tap.tensor in tables]
+            else:
+                inner = chosen(_fitting(taps, shapes), _elements(shapes), ELEMENTS_MAX)
+                taps = [tap for tap in inner if tap.tensor not in tables]
+                taps += [Tap(name, channels_last=True, deep=False) for name in tables]
+                shapes |= {name: tensors[name].shape for name in tables}
             if not taps:
                 raise NoFeatures("none of the graph's layers has the frames of a batch first, and channels for each")
             ranks = {tap.tensor: len(shapes[tap.tensor]) for tap in taps}
@@ -99,10 +122,15 @@ def fit_detector(
         for tap, value in zip(taps, values, strict=True):
             rows.setdefault(tap.tensor, []).append(np.asarray(value[0], np.float64))
     features = {name: np.stack(each) for name, each in rows.items()}
-    detector = fit(features, streams, seed, [name for name, rank in ranks.items() if rank > 2])
+    detector = fit(features, streams, seed, [name for name, rank in ranks.items() if rank > 2], tables)
     written = with_detector(flat, taps, ranks, detector, SCORE)
     guard = {"kind": "DISTRIBUTION", "output": SCORE, "max": 1.0}
-    return Fitted(written, detector, [tap.tensor for tap in taps], guard)
+    return Fitted(written, detector, [tap.tensor for tap in taps], tables, guard)
+
+
+def _is_table(array: npt.NDArray[Any] | None) -> bool:
+    """Whether a graph input holds one row of columns for a frame."""
+    return array is not None and array.dtype.kind in "fiu" and array.ndim == 2 and 2 <= array.shape[1] <= COLUMNS_MAX
 
 
 def _named(model: onnx.ModelProto, taps: Sequence[Tap], name: str) -> Tap:

@@ -132,10 +132,13 @@ def _features(writer: _Writer, tap: Tap, rank: int, output: str = "") -> str:
 def _distances(writer: _Writer, features: str, layer: Gaussian) -> tuple[str, str]:
     """Writes `Gaussian.distances`: the squared distances within and outside of the components, [N, 1] each."""
     scaled = features
-    if layer.scale:
-        magnitude = writer.node("Mul", writer.node("Abs", features), writer.numbers(1 / layer.scale))
+    if layer.scale is not None:
+        apart = (
+            writer.node("Sub", features, writer.numbers(layer.scale.origin)) if layer.scale.origin.any() else features
+        )
+        magnitude = writer.node("Mul", writer.node("Abs", apart), writer.numbers(1 / layer.scale.width))
         logarithm = writer.node("Log", writer.node("Add", magnitude, writer.numbers(1)))
-        scaled = writer.node("Mul", writer.node("Sign", features), logarithm)
+        scaled = writer.node("Mul", writer.node("Sign", apart), logarithm)
     factor = 1 / layer.deviation
     centred = writer.node(
         "Add", writer.node("Mul", scaled, writer.numbers(factor)), writer.numbers(-layer.mean * factor)

@@ -28,21 +28,33 @@ class Row:
 
 
 def measure(
-    model: RunningModel, clean: Sequence[LearnFrame], seed: int, told: Callable[[str], None] = lambda line: None
+    model: RunningModel,
+    clean: Sequence[LearnFrame],
+    seed: int,
+    told: Callable[[str], None] = lambda line: None,
+    spoilt_max: int | None = None,
 ) -> list[Row]:
     """Runs clean frames and those that are made of them. The first row is of the clean ones. Raises NotSpoilt.
 
+    `spoilt_max`: of each kind no more than so many are made, of clean ones that lie evenly; None: one of each.
     Of frozen frames those count that repeat others before them more often than any guard allows.
     """
     spoiler = Spoiler(model.signature, clean, seed)
+    began_ns = monotonic_ns()
     rows = [_row(model, CLEAN, clean)]
-    told(f"{CLEAN}: {rows[0].by_any} of {rows[0].frames} frames are false alarms")
+    told(f"{CLEAN}: {len(clean)} frames in {(monotonic_ns() - began_ns) / 1e9:.1f} s")
+    spoilt = clean if spoilt_max is None else evenly(clean, spoilt_max)
     for kind, spoil in spoiler.kinds().items():
-        told(f"{kind}: {len(clean)} frames")
         began_ns = monotonic_ns()
-        rows.append(_row(model, kind, spoil(clean)))
-        told(f"{kind}: {rows[-1].share:.1%} found, {(monotonic_ns() - began_ns) / 1e9:.0f} s")
+        rows.append(_row(model, kind, spoil(spoilt)))
+        told(f"{kind}: {len(spoilt)} frames in {(monotonic_ns() - began_ns) / 1e9:.1f} s")
     return rows
+
+
+def evenly(frames: Sequence[LearnFrame], most: int) -> list[LearnFrame]:
+    """Returns up to so many of the frames, which lie evenly among them."""
+    count = min(most, len(frames))
+    return [frames[len(frames) * nth // count] for nth in range(count)]
 
 
 def _row(model: RunningModel, kind: str, frames: Sequence[LearnFrame]) -> Row:

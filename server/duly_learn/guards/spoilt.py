@@ -38,6 +38,7 @@ class Spoiler:
             low, high = _ends(spec) or (float(x) for x in np.quantile(some, _QUANTILES))
             self._usual[spec.name] = low, high, float(some.mean()), float(some.std())
         self.pictures = any(_is_picture(spec) for spec in signature.inputs)
+        self._elements = _elements(signature)
 
     def kinds(self) -> Mapping[str, Callable[[Sequence[LearnFrame]], list[LearnFrame]]]:
         """Returns the ways to spoil frames, by what they are called."""
@@ -46,7 +47,7 @@ class Spoiler:
             "frozen": self.frozen,
             "uniform noise": self.uniform,
             "gaussian noise": self.gaussian,
-            "shuffled pixels" if self.pictures else "shuffled in time": self.shuffled,
+            f"shuffled {self._elements}": self.shuffled,
         }
         return ways | ({f"shuffled patches, {PATCHES} x {PATCHES}": self.patches} if self.pictures else {})
 
@@ -154,6 +155,15 @@ def _as_was(spoilt: Array, clean: Array, value: Value, spec: TensorSpec) -> Valu
     options = [] if encoding == "PNG" else [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
     _, data = cv2.imencode(_PICTURES[encoding], array, options)
     return Encoded(encoding, data.tobytes())
+
+
+def _elements(signature: Signature) -> str:
+    """What the elements of a frame are called, that are shuffled."""
+    if any(map(_is_picture, signature.inputs)):
+        return "pixels"
+    if any("PCM_S16LE" in spec.encodings or spec.sample_rate_hz for spec in signature.inputs):
+        return "in time"
+    return "columns" if all(len(spec.shape) == 1 for spec in signature.inputs) else "elements"
 
 
 def _is_picture(spec: TensorSpec) -> bool:

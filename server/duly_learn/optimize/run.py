@@ -1,7 +1,7 @@
 """`duly models optimize` from its frames to the new version."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from duly_learn.frames.places import NoFrames, frames_from
 from duly_learn.frames.split import split
 from duly_learn.graphs.describe import size_bytes
 from duly_learn.optimize.existing import Existing
-from duly_learn.optimize.guarded import with_detectors
+from duly_learn.optimize.guarded import with_guards
 from duly_learn.optimize.judge import Bench, joules_of, judge
 from duly_learn.optimize.judged import Judged
 from duly_learn.optimize.step import Candidate, OptimizeSource, Refused, Step
@@ -72,6 +72,8 @@ class Found:
     """Those of the new version, the most accurate first; none: nothing was kept, and no version was written."""
     number: int = 0
     """That of the new version; 0: none was written."""
+    guards: Mapping[str, object] = field(default_factory=dict)
+    """What guards were measured to find, by variant."""
 
 
 def optimize(asked: Asked, told: Callable[[str], None]) -> Found:
@@ -114,10 +116,22 @@ def optimize(asked: Asked, told: Callable[[str], None]) -> Found:
         _choose(found, base, original.signature.stateful)
         settings = base.candidate.settings if base is not None and base.candidate is not None else {}
         if asked.guards:
-            found.variants = found.variants or _only_original(found)
-            found.variants, settings = with_detectors(
-                version, found.variants, settings, calibration, asked.seed, asked.threads, work, told
+            variants = found.variants or _only_original(found)
+            guarded = with_guards(
+                version,
+                original.signature,
+                variants,
+                settings,
+                calibration,
+                held_out,
+                asked.seed,
+                asked.threads,
+                work,
+                told,
             )
+            found.guards = guarded.measured
+            if guarded.added or found.variants:
+                found.variants, settings = guarded.variants, guarded.settings
         if found.variants:
             number = asked.number or next_number(version.model_folder)
             write_version(version, number, found.variants, settings, _made(found), asked.threads)
@@ -266,4 +280,5 @@ def _made(found: Found) -> dict[str, object]:
             }
             for each in [found.original, *found.candidates]
         ],
+        **({"guards": found.guards} if found.guards else {}),
     }

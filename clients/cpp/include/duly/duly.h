@@ -178,6 +178,7 @@ struct Outcome {
     std::chrono::nanoseconds slack{0};    // deadline minus the time at which the server sent the outcome
     std::string reason;                   // why there is no result in time, for people
     Timing timing;
+    std::vector<std::string> guards;  // of the model, that found something on the frame; with a result and with invalid
 
     bool ok() const { return status == Status::on_time || status == Status::late; }
     const Tensor* output(const std::string& name) const;  // null: there is none

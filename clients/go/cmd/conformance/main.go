@@ -167,7 +167,7 @@ func (p *program) readOutcomes(stream *duly.Stream) {
 		say("outcome", event{
 			"id": o.ID, "status": duly.StatusName(o.Status), "outputs": outputs, "version": o.Version, "reason": o.Reason,
 			"latency_ms": ms(o.Latency), "capture_to_receipt_ms": ms(o.Timing.CaptureToReceipt),
-			"clock_uncertainty_ms": ms(o.Timing.ClockUncertainty),
+			"clock_uncertainty_ms": ms(o.Timing.ClockUncertainty), "guards": append([]string{}, o.Guards...),
 		})
 	}
 }

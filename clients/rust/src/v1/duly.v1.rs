@@ -464,6 +464,10 @@ pub struct StreamOpened {
     /// where it may vary. Absent: the model gives no such chunks, or the stream did not ask for that output.
     #[prost(message, optional, tag = "22")]
     pub chunk: ::core::option::Option<ActionChunk>,
+    /// By what Feedback names the stream, also when it has ended; unique for good. Empty: the server keeps no frames of the
+    /// model, so that no labels can come for them.
+    #[prost(string, tag = "23")]
+    pub stream_key: ::prost::alloc::string::String,
 }
 /// Outcomes, in the order that the stream's ordering asks for. Outcomes are not sent together beyond 4 MiB, which is what
 /// gRPC's clients read unless they are told otherwise. A single result may be larger: clients of models with such results
@@ -517,6 +521,11 @@ pub struct Outcome {
     /// whole actions.
     #[prost(int64, tag = "12")]
     pub planned_delay_nano: i64,
+    /// Names of the model's guards that found something on the frame, such as "frozen" or "blank", in the order of
+    /// model.toml. With a result: it is there, but the frame is not as the model's author wants frames to be. With INVALID:
+    /// why there is none, which `reason` says in words. Empty: nothing was found, no guard looked, or the model has none.
+    #[prost(string, repeated, tag = "13")]
+    pub guards: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A frame of another stream of the fusion group, with which this one was joined.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -692,6 +701,54 @@ pub struct InferResponse {
     /// The outcome.
     #[prost(message, optional, tag = "1")]
     pub outcome: ::core::option::Option<Outcome>,
+    /// By what Feedback names this call, with the frame's id; empty: the server keeps no frames of the model.
+    #[prost(string, tag = "2")]
+    pub stream_key: ::prost::alloc::string::String,
+}
+/// Labels of some frames.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FeedbackRequest {
+    /// At most 1,024, with tensors of at most 4 MiB together.
+    #[prost(message, repeated, tag = "1")]
+    pub items: ::prost::alloc::vec::Vec<FrameFeedback>,
+}
+/// What is right for one frame.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FrameFeedback {
+    /// `stream_key` of the frame's StreamOpened, or of its InferResponse.
+    #[prost(string, tag = "1")]
+    pub stream_key: ::prost::alloc::string::String,
+    /// Id of the frame.
+    #[prost(uint64, tag = "2")]
+    pub frame_id: u64,
+    /// One to 16. Each is either what an output should have been, under the output's name, with its element type and shape;
+    /// or the right class, one element, its number or its name, under `label` or what the model calls it. Name, type and
+    /// shape are stated. NaN and infinities are INVALID.
+    #[prost(message, repeated, tag = "3")]
+    pub labels: ::prost::alloc::vec::Vec<Tensor>,
+    /// How much it counts; 0: 1, as much as any.
+    #[prost(double, tag = "4")]
+    pub weight: f64,
+    /// Where it is from, such as a desk or a sensor, for who judges labels by that; at most 128 bytes, printable.
+    #[prost(string, tag = "5")]
+    pub source: ::prost::alloc::string::String,
+}
+/// What became of labels.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FeedbackResponse {
+    /// One for each item, in their order.
+    #[prost(message, repeated, tag = "1")]
+    pub results: ::prost::alloc::vec::Vec<FeedbackResult>,
+}
+/// What became of the labels of one frame, and why.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FeedbackResult {
+    /// What became of them.
+    #[prost(enumeration = "FeedbackStatus", tag = "1")]
+    pub status: i32,
+    /// Why they were not joined, for people; empty: they were.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
 }
 /// Criticality of a stream. More critical frames run first and are shed last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -943,6 +1000,51 @@ impl OutcomeStatus {
         }
     }
 }
+/// What became of the labels of one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum FeedbackStatus {
+    /// Never sent.
+    Unspecified = 0,
+    /// They are on the server's disk, together with the frame.
+    Joined = 1,
+    /// The frame was not kept, or is not any more, or the caller may not label it.
+    UnknownFrame = 2,
+    /// The labels are none that the frame could have.
+    Invalid = 3,
+    /// They could not be written, such as where the disk is full. Send them again later.
+    NotKept = 4,
+    /// They were handed over, and what became of them was not known in time. Send them again where it matters.
+    Pending = 5,
+}
+impl FeedbackStatus {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "FEEDBACK_STATUS_UNSPECIFIED",
+            Self::Joined => "FEEDBACK_STATUS_JOINED",
+            Self::UnknownFrame => "FEEDBACK_STATUS_UNKNOWN_FRAME",
+            Self::Invalid => "FEEDBACK_STATUS_INVALID",
+            Self::NotKept => "FEEDBACK_STATUS_NOT_KEPT",
+            Self::Pending => "FEEDBACK_STATUS_PENDING",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "FEEDBACK_STATUS_UNSPECIFIED" => Some(Self::Unspecified),
+            "FEEDBACK_STATUS_JOINED" => Some(Self::Joined),
+            "FEEDBACK_STATUS_UNKNOWN_FRAME" => Some(Self::UnknownFrame),
+            "FEEDBACK_STATUS_INVALID" => Some(Self::Invalid),
+            "FEEDBACK_STATUS_NOT_KEPT" => Some(Self::NotKept),
+            "FEEDBACK_STATUS_PENDING" => Some(Self::Pending),
+            _ => None,
+        }
+    }
+}
 /// Generated client implementations.
 pub mod inference_service_client {
     #![allow(
@@ -1085,6 +1187,33 @@ pub mod inference_service_client {
                 .insert(GrpcMethod::new("duly.v1.InferenceService", "Infer"));
             self.inner.unary(req, path, codec).await
         }
+        /// Labels of frames that were answered before, so that the server can learn from them: what was right, as soon as somebody
+        /// knows, also after the stream has ended and the server was started anew. They are joined with frames that the server
+        /// keeps. Each item has an answer of its own; sending an item again is safe, as the newest label of a frame counts.
+        pub async fn feedback(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FeedbackRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::FeedbackResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/duly.v1.InferenceService/Feedback",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("duly.v1.InferenceService", "Feedback"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// One model.
@@ -1136,6 +1265,67 @@ pub struct ModelVersion {
     /// Class of streams that state none.
     #[prost(enumeration = "StreamClass", tag = "9")]
     pub default_class: i32,
+    /// Its trial, if it is on or was the last one of this version.
+    #[prost(message, optional, tag = "10")]
+    pub trial: ::core::option::Option<Trial>,
+}
+/// The trial of one version on live frames, by the rules in `\[trial\]` of model.toml.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Trial {
+    /// Name of the model.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Version that is tried.
+    #[prost(string, tag = "2")]
+    pub version: ::prost::alloc::string::String,
+    /// Version that was active when it began, with which it is compared.
+    #[prost(string, tag = "3")]
+    pub against_version: ::prost::alloc::string::String,
+    /// Where it stands.
+    #[prost(enumeration = "TrialStage", tag = "4")]
+    pub stage: i32,
+    /// Why it is there, with figures, for people.
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
+    /// When it came to this stage, ns since 1970.
+    #[prost(fixed64, tag = "6")]
+    pub since_unix_nano: u64,
+    /// When it began, ns since 1970.
+    #[prost(fixed64, tag = "7")]
+    pub began_unix_nano: u64,
+    /// Frames whose answers were compared.
+    #[prost(int64, tag = "8")]
+    pub frames_compared: i64,
+    /// Mean agreement of the answers, 0 to 1.
+    #[prost(double, tag = "9")]
+    pub agreement: f64,
+    /// The mean lies above this, and below `agreement_high`, but for the risk that model.toml states.
+    #[prost(double, tag = "10")]
+    pub agreement_low: f64,
+    /// See `agreement_low`.
+    #[prost(double, tag = "11")]
+    pub agreement_high: f64,
+    /// Frames that it has answered in the canary, or should have.
+    #[prost(int64, tag = "12")]
+    pub canary_frames: i64,
+    /// Of these, those that were on time.
+    #[prost(int64, tag = "13")]
+    pub canary_on_time: i64,
+    /// Frames that the active version has answered meanwhile, or should have.
+    #[prost(int64, tag = "14")]
+    pub rest_frames: i64,
+    /// Of these, those that were on time.
+    #[prost(int64, tag = "15")]
+    pub rest_on_time: i64,
+    /// Frames on which it has failed.
+    #[prost(int64, tag = "16")]
+    pub errors: i64,
+    /// Frames that were to be compared, and were not for want of spare time.
+    #[prost(int64, tag = "17")]
+    pub frames_not_run: i64,
+    /// Frames that were to be compared, and were beyond what may be held, or compared in a second.
+    #[prost(int64, tag = "18")]
+    pub frames_not_drawn: i64,
 }
 /// One of several equivalents that trade accuracy for latency.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1240,6 +1430,57 @@ pub struct ActivateVersionResponse {
     #[prost(message, optional, tag = "1")]
     pub model: ::core::option::Option<Model>,
 }
+/// Asks for the trials.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListTrialsRequest {
+    /// Model name; empty: those of all models.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+/// The trials.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListTrialsResponse {
+    /// Trials that are over first, the oldest first.
+    #[prost(message, repeated, tag = "1")]
+    pub trials: ::prost::alloc::vec::Vec<Trial>,
+}
+/// Asks to begin a trial.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StartTrialRequest {
+    /// Model name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Version number.
+    #[prost(string, tag = "2")]
+    pub version: ::prost::alloc::string::String,
+}
+/// The trial has begun.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StartTrialResponse {
+    /// The trial as it is now.
+    #[prost(message, optional, tag = "1")]
+    pub trial: ::core::option::Option<Trial>,
+}
+/// Asks that a version does not become active by itself.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VetoVersionRequest {
+    /// Model name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Version number.
+    #[prost(string, tag = "2")]
+    pub version: ::prost::alloc::string::String,
+    /// Why, for people; it stands in the audit log.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+}
+/// The version does not become active by itself.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct VetoVersionResponse {
+    /// Its trial as it is now; not set where none was on.
+    #[prost(message, optional, tag = "1")]
+    pub trial: ::core::option::Option<Trial>,
+}
 /// Asks for changes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchModelsRequest {}
@@ -1252,6 +1493,86 @@ pub struct WatchModelsResponse {
     /// True where it is gone from the server; then only its name is set.
     #[prost(bool, tag = "2")]
     pub removed: bool,
+}
+/// Asks how models learn.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListLearningRequest {
+    /// Model name; empty: all models that learn.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+/// How models learn.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListLearningResponse {
+    /// The models that learn, in the order of their names.
+    #[prost(message, repeated, tag = "1")]
+    pub models: ::prost::alloc::vec::Vec<Learning>,
+}
+/// How one model learns, as the process that does it has said last.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Learning {
+    /// Model name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// What goes on: "watching", "training" or "on trial"; empty: nothing was said yet.
+    #[prost(string, tag = "2")]
+    pub phase: ::prost::alloc::string::String,
+    /// Version that new ones are made from.
+    #[prost(string, tag = "3")]
+    pub version: ::prost::alloc::string::String,
+    /// Newest version that was made; empty: none was.
+    #[prost(string, tag = "4")]
+    pub published: ::prost::alloc::string::String,
+    /// Frames that were looked at since the process began.
+    #[prost(int64, tag = "5")]
+    pub frames: i64,
+    /// Labels that were taken since the process began.
+    #[prost(int64, tag = "6")]
+    pub labels: i64,
+    /// Labels since the share of wrong answers has changed.
+    #[prost(int64, tag = "7")]
+    pub labels_of_regime: i64,
+    /// Labels that name no class of the model.
+    #[prost(int64, tag = "8")]
+    pub labels_unusable: i64,
+    /// How the last attempt at a new version ended: "published", "refused", "doubted" or "failed"; empty: there was none.
+    #[prost(string, tag = "9")]
+    pub attempt: ::prost::alloc::string::String,
+    /// What came of it, for people.
+    #[prost(string, tag = "10")]
+    pub attempt_text: ::prost::alloc::string::String,
+    /// What it measured, by name.
+    #[prost(message, repeated, tag = "11")]
+    pub figures: ::prost::alloc::vec::Vec<LearningFigure>,
+    /// How often each signal has drifted since the server's start.
+    #[prost(message, repeated, tag = "12")]
+    pub drifts: ::prost::alloc::vec::Vec<LearningCount>,
+    /// How often attempts have ended so since the server's start.
+    #[prost(message, repeated, tag = "13")]
+    pub attempts: ::prost::alloc::vec::Vec<LearningCount>,
+    /// What is wrong, for people; empty: nothing is known to be.
+    #[prost(string, tag = "14")]
+    pub problem: ::prost::alloc::string::String,
+}
+/// One figure.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LearningFigure {
+    /// What it is, such as "before" and "after": shares of right answers.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// The figure.
+    #[prost(double, tag = "2")]
+    pub value: f64,
+}
+/// How often something has happened.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LearningCount {
+    /// What, such as a signal or the end of an attempt.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// How often.
+    #[prost(int64, tag = "2")]
+    pub count: i64,
 }
 /// State of one version of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -1290,6 +1611,55 @@ impl ModelState {
             "MODEL_STATE_READY" => Some(Self::Ready),
             "MODEL_STATE_FAILED" => Some(Self::Failed),
             "MODEL_STATE_RECOVERING" => Some(Self::Recovering),
+            _ => None,
+        }
+    }
+}
+/// Where the trial of a version stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum TrialStage {
+    /// Not stated.
+    Unspecified = 0,
+    /// Nothing has begun.
+    Loaded = 1,
+    /// It runs on copies of live frames in spare time. Its answers are compared, and never sent.
+    Shadow = 2,
+    /// It serves a share of the streams that state no version.
+    Canary = 3,
+    /// It has passed, and became the active version.
+    Active = 4,
+    /// It has not passed; see `reason`.
+    RolledBack = 5,
+    /// A person did not want it.
+    Vetoed = 6,
+}
+impl TrialStage {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "TRIAL_STAGE_UNSPECIFIED",
+            Self::Loaded => "TRIAL_STAGE_LOADED",
+            Self::Shadow => "TRIAL_STAGE_SHADOW",
+            Self::Canary => "TRIAL_STAGE_CANARY",
+            Self::Active => "TRIAL_STAGE_ACTIVE",
+            Self::RolledBack => "TRIAL_STAGE_ROLLED_BACK",
+            Self::Vetoed => "TRIAL_STAGE_VETOED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TRIAL_STAGE_UNSPECIFIED" => Some(Self::Unspecified),
+            "TRIAL_STAGE_LOADED" => Some(Self::Loaded),
+            "TRIAL_STAGE_SHADOW" => Some(Self::Shadow),
+            "TRIAL_STAGE_CANARY" => Some(Self::Canary),
+            "TRIAL_STAGE_ACTIVE" => Some(Self::Active),
+            "TRIAL_STAGE_ROLLED_BACK" => Some(Self::RolledBack),
+            "TRIAL_STAGE_VETOED" => Some(Self::Vetoed),
             _ => None,
         }
     }
@@ -1513,6 +1883,107 @@ pub mod model_service_client {
                 .insert(GrpcMethod::new("duly.v1.ModelService", "ActivateVersion"));
             self.inner.unary(req, path, codec).await
         }
+        /// The trials of new versions on live frames: those that are on, and the last ones that are over.
+        pub async fn list_trials(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListTrialsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListTrialsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/duly.v1.ModelService/ListTrials",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("duly.v1.ModelService", "ListTrials"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Begins the trial of a version, which is loaded if it is not; returns when it has begun. Where the version cannot be
+        /// tried, the call fails with TRIAL_REFUSED.
+        pub async fn start_trial(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StartTrialRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StartTrialResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/duly.v1.ModelService/StartTrial",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("duly.v1.ModelService", "StartTrial"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends the trial of a version, whose streams go back to the active one, and has it never tried by itself.
+        pub async fn veto_version(
+            &mut self,
+            request: impl tonic::IntoRequest<super::VetoVersionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VetoVersionResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/duly.v1.ModelService/VetoVersion",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("duly.v1.ModelService", "VetoVersion"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// How models learn from labelled frames while the server runs.
+        pub async fn list_learning(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListLearningRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListLearningResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/duly.v1.ModelService/ListLearning",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("duly.v1.ModelService", "ListLearning"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Sends all models as they are, then each one that changes, until the client cancels the call.
         pub async fn watch_models(
             &mut self,
@@ -1633,6 +2104,20 @@ pub struct Statistics {
     /// Lane time spent on results that came late, ns.
     #[prost(int64, tag = "7")]
     pub wasted_nano: i64,
+    /// Energy that the server's machine takes, of each device that tells; none: it cannot be had.
+    #[prost(message, repeated, tag = "8")]
+    pub energy: ::prost::alloc::vec::Vec<DeviceEnergy>,
+}
+/// Energy that one device of the server's machine has taken since the server's start, for whatever it did.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DeviceEnergy {
+    /// Name of the device: "package-0" and "dram-0" of processors, "gpu-0"; "psys" is the whole machine and contains the
+    /// others.
+    #[prost(string, tag = "1")]
+    pub device: ::prost::alloc::string::String,
+    /// Energy, J.
+    #[prost(double, tag = "2")]
+    pub joules: f64,
 }
 /// Counts of one version of a model since start.
 #[derive(Clone, PartialEq, ::prost::Message)]

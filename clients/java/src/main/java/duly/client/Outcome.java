@@ -3,6 +3,7 @@ package duly.client;
 import duly.v1.Inference;
 import duly.v1.TensorOuterClass;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 
 /**
@@ -15,6 +16,8 @@ import java.util.Map;
  * @param batchSize number of frames in the batch that the frame ran in; 0: it did not run
  * @param slackNs deadline minus the time at which the server sent the outcome; negative: too late
  * @param reason why there is no result in time, for people; "" where there is one
+ * @param timing times on the server
+ * @param guards names of the model's guards that found something on the frame, with a result and with INVALID
  */
 public record Outcome(
         long frameId,
@@ -26,7 +29,8 @@ public record Outcome(
         int batchSize,
         long slackNs,
         String reason,
-        Timing timing) {
+        Timing timing,
+        List<String> guards) {
     /** True where there is a result: ON_TIME or LATE. */
     public boolean ok() {
         return status == Status.ON_TIME || status == Status.LATE;
@@ -55,11 +59,12 @@ public record Outcome(
                 wire.getBatchSize(),
                 wire.getSlackNano(),
                 wire.getReason(),
-                Timing.of(wire.getTiming()));
+                Timing.of(wire.getTiming()),
+                List.copyOf(wire.getGuardsList()));
     }
 
     /** Makes an outcome that the server did not give. */
     static Outcome here(long frameId, Status status, long latencyNs, String reason) {
-        return new Outcome(frameId, status, latencyNs, Map.of(), "", "", 0, 0, reason, Timing.NONE);
+        return new Outcome(frameId, status, latencyNs, Map.of(), "", "", 0, 0, reason, Timing.NONE, List.of());
     }
 }

@@ -203,7 +203,8 @@ public final class Conformance {
                         "reason", outcome.reason(),
                         "latency_ms", outcome.latencyNs() / 1e6,
                         "capture_to_receipt_ms", outcome.timing().captureToReceiptNs() / 1e6,
-                        "clock_uncertainty_ms", outcome.timing().clockUncertaintyNs() / 1e6));
+                        "clock_uncertainty_ms", outcome.timing().clockUncertaintyNs() / 1e6,
+                        "guards", outcome.guards()));
     }
 
     private static void sayAdvice(Advice advice) {
