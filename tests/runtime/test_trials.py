@@ -215,3 +215,77 @@ def test_the_law_holds_with_a_trial_on_under_faults(monkeypatch: pytest.MonkeyPa
 
     with capture_logs():
         asyncio.run(story())
+
+
+async def promoting(bench: Tried) -> None:
+    """Brings the trial to where admission is asked whether the candidate may be active."""
+    await bench.trials.begin(bench.candidate)
+    for _ in range(2):  # first to the canary, then to the promotion
+        bench.clock.now_ns += 3600 * S
+        bench.trials.look()
+        if not bench.catalogue.has_canary("m"):
+            await bench.until(lambda: bench.catalogue.has_canary("m"))
+
+
+GOES_ON = SETTINGS.model_copy(update={"at_limit": "GO_ON"})
+
+
+async def test_a_veto_while_the_promotion_waits_for_admission_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Tried(monkeypatch)
+    await bench.start(GOES_ON)
+    await promoting(bench)
+    await bench.trials.veto("m", "2", "ann", "")
+    await bench.until(lambda: not bench.trials._tasks)
+    assert bench.report().stage is Stage.VETOED
+    assert bench.catalogue.active("m") is bench.catalogue.find("m", "1")
+    await bench.trials.close()
+    await bench.supervisor.close()
+
+
+async def test_a_drain_while_the_promotion_waits_for_admission_leaves_what_is_active(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Tried(monkeypatch)
+    await bench.start(GOES_ON)
+    await promoting(bench)
+    bench.trials.drain()
+    await bench.until(lambda: not bench.trials._tasks)
+    assert bench.report().stage is Stage.CANARY
+    assert bench.catalogue.active("m") is bench.catalogue.find("m", "1")
+    await bench.trials.close()
+    await bench.supervisor.close()
+
+
+async def test_a_promotion_on_which_the_server_fails_ends_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(*_: object, **__: object) -> LoadedVersion:
+        raise RuntimeError("no")
+
+    bench = Tried(monkeypatch)
+    await bench.start(GOES_ON)
+    monkeypatch.setattr(bench.host, "activate", fails)
+    await promoting(bench)
+    await bench.until(lambda: not bench.trials._tasks)
+    assert (bench.report().stage, bench.report().reason) == (
+        Stage.ROLLED_BACK,
+        "not activated: the server failed on it: RuntimeError",
+    )
+    await bench.trials.close()
+    await bench.supervisor.close()
+
+
+async def test_a_drain_decides_nothing_whatever_becomes_of_copies(bench: Tried) -> None:
+    await bench.trials.begin(bench.candidate)
+    await bench.frames(5)
+    bench.send(next(reversed(bench.streams)))
+    await bench.until(lambda: any(held.spare for held in bench.driver.held.all()))
+    bench.trials.drain()
+    for held in list(bench.driver.held.all()):
+        bench.driver._delivery.fail(bench.clock.now_ns, held, None, "the grace is over")
+    await bench.turn()
+    assert bench.report().stage is Stage.SHADOW
+    assert bench.trials.memory.ended("m/2") is None
+    assert bench.trials._held_bytes.bytes == 0
+    with pytest.raises(ModelError, match="the server drains"):
+        await bench.trials.begin(await bench.load("3"))
+    await bench.trials.veto("m", "2", "ann", "")
+    assert bench.trials.memory.ended("m/2") is not None

@@ -171,7 +171,7 @@ class Shadow:
         elif outcome.status in RESULTS and outcome.outputs is not None:
             self._loop.call_soon(self._compare, given, outcome.outputs)
         elif outcome.status in (OutcomeStatus.FAILED, OutcomeStatus.INVALID):
-            self._loop.call_soon(self._failed, outcome.reason)
+            self._loop.call_soon(self._fails, outcome.reason)
         else:
             self.counts.not_run += 1
 
@@ -179,7 +179,11 @@ class Shadow:
         """Nobody is there to follow it."""
 
     def fail(self) -> None:
-        self._loop.call_soon(self._failed, "the server failed on an answer of it")
+        self._loop.call_soon(self._fails, "the server failed on an answer of it")
+
+    def _fails(self, reason: str) -> None:
+        if not self._closed:
+            self._failed(reason)
 
     def _compare(self, given: list[Output], got: list[Output]) -> None:
         if self._closed:
