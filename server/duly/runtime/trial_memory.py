@@ -113,7 +113,7 @@ class TrialMemory:
                 key: {"stage": each.stage.name, "reason": each.reason, "unix_s": each.unix_s}
                 for key, each in self._ended.items()
             }
-            text = json.dumps({"active": self._active, "ended": ended}, indent=1)
+            text = json.dumps({"active": self._active, "ended": ended}, indent=1, ensure_ascii=False)
             try:
                 await asyncio.to_thread(_put, path, text)
             except OSError as error:
@@ -128,7 +128,7 @@ class TrialMemory:
             self._take(json.loads(contents))
         except FileNotFoundError:
             return
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError) as error:
             self._active, self._ended = {}, {}
             _log.error("the file of trials cannot be read, nothing is remembered", file=path.name, reason=str(error))
 
@@ -142,7 +142,7 @@ class TrialMemory:
 
 def _put(path: Path, text: str) -> None:
     beside = path.with_suffix(".new")
-    with beside.open("w", encoding="utf-8") as file:
+    with beside.open("w", encoding="utf-8", errors="replace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
