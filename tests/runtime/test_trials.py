@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,20 @@ from structlog.testing import capture_logs
 
 from duly.core.types import OutcomeStatus
 from duly.models.repository import ModelVersion
-from duly.models.spec import ModelConfig
+from duly.models.spec import VIDEO, ModelConfig
 from duly.models.trial import Trial
 from duly.runtime.catalogue import LoadedVersion, ModelError
-from duly.runtime.outcome import Outcome
+from duly.runtime.held_frames import HeldFrame, InputData
+from duly.runtime.outcome import BatchRun, Outcome, Output
 from duly.runtime.shadow import HELD_BYTES_MAX
+from duly.runtime.shared_memory import ClientMemory, SharedData
 from duly.runtime.trial_memory import TrialMemory
 from duly.runtime.trials import TrialReport, Trials
 from duly.trials.trial import Stage
-from tests.runtime.scripted import MS, Bench, S
+from duly.worker import channel
+from duly.worker.channel import ENCODINGS, ROW
+from tests.runtime.scripted import MS, Bench, S, but
+from tests.runtime.scripted import payload as payload_of
 from tests.runtime.test_faults import act, disarm, inject, places
 
 SETTINGS = Trial(shadow_share=1.0, comparisons_per_s_max=1000.0, frames_min=20, agreement_min=0.5, rolled_back="KEEP")
@@ -127,6 +133,77 @@ async def test_what_there_is_no_room_for_is_counted_and_not_tried(
     await bench.frames(2)
     assert bench.report().shadow.not_drawn == 5
     assert bench.report().figures.frames_compared == 0
+
+
+Seen = tuple[Sequence[HeldFrame], Sequence[InputData], OutcomeStatus, Sequence[Output], BatchRun]
+
+
+async def seen(bench: Tried) -> Seen:
+    """What a tap is shown of one frame of m/1, in a trial that has begun."""
+    shown: list[Seen] = []
+    bench.driver.add_tap(lambda *what: shown.append(what))
+    await bench.trials.begin(bench.candidate)
+    await bench.frames(1)
+    return shown[0]
+
+
+@pytest.mark.parametrize("encoding", [ROW, ENCODINGS.index(VIDEO[0])])
+async def test_frames_that_are_no_longer_as_they_were_sent_are_not_tried(bench: Tried, encoding: int) -> None:
+    pieces, _, status, outputs, run = await seen(bench)
+    shadow = bench.trials._running["m"].shadow
+    assert shadow is not None
+    shadow.see(pieces, [InputData(encoding, (), payload_of(7))], status, outputs, run)
+    assert bench.report().shadow.not_drawn == 1
+    assert not shadow._held
+
+
+@pytest.mark.parametrize("length", [-1, 0, 4])
+async def test_a_client_that_has_gone_costs_one_comparison_and_not_the_trial(bench: Tried, length: int) -> None:
+    """`length`: of the memory that is left; -1: there is none."""
+    memory = ClientMemory(1, os.memfd_create("frames") if length >= 0 else -1)
+    if length > 0:
+        os.write(memory.fd, b"x" * length)
+    pieces, _, status, outputs, run = await seen(bench)
+    shadow = bench.trials._running["m"].shadow
+    assert shadow is not None
+    shadow.see(pieces, [InputData(0, (2,), SharedData(memory, 0, 8))], status, outputs, run)
+    assert bench.report().shadow.not_drawn == 1
+    assert not shadow._held
+    memory.close()
+
+
+async def copy_of(bench: Tried) -> None:
+    """A copy runs on the candidate."""
+    await bench.trials.begin(bench.candidate)
+    await bench.frames(3)
+    bench.send(next(reversed(bench.streams)))
+    await bench.until(lambda: any(held.spare and bench.running for held in bench.driver.held.all()))
+
+
+async def test_what_only_the_candidate_finds_invalid_is_no_failure_but_another_answer(bench: Tried) -> None:
+    await copy_of(bench)
+    assert bench.running is not None
+    bench.running.answer(but(frames=[(channel.INVALID, [])], reasons={0: "a guard"}))
+    await bench.turn()
+    figures = bench.report().figures
+    assert (figures.errors, figures.frames_compared, figures.agreement) == (0, 4, 0.75)
+
+
+async def test_a_copy_that_the_server_loses_is_no_error(bench: Tried) -> None:
+    await copy_of(bench)
+    bench.driver._start_anew("the scheduler failed")
+    await bench.turn()
+    assert (bench.report().stage, bench.report().figures.errors) == (Stage.SHADOW, 0)
+    await bench.trials.veto("m", "2", "ann", "")
+
+
+async def test_a_copy_on_which_the_candidate_fails_is_an_error(bench: Tried) -> None:
+    await copy_of(bench)
+    assert bench.running is not None
+    bench.running.answer(but(frames=[(channel.FRAME_FAILED, [])], reasons={0: "no number"}))
+    await bench.turn()
+    assert bench.report().stage is Stage.ROLLED_BACK
+    assert bench.report().reason.endswith("the last: no number")
 
 
 async def test_no_more_answers_are_compared_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -490,7 +490,8 @@ class Driver:
         self._arrivals.clear()
         now_ns = self.clock()
         for held in self.held.all():
-            self._delivery.fail(now_ns, held, runs.get(held.frame.seq), reason)
+            # What is the server's own has no run then: its version has not failed on it.
+            self._delivery.fail(now_ns, held, None if held.spare else runs.get(held.frame.seq), reason)
         self._tell_answered()
         self.scheduler = Scheduler()
         if self._recording is not None:

@@ -21,13 +21,14 @@ from duly.agreement.measures import Measure
 from duly.core.events import Advice, StreamClosed
 from duly.core.fates import RESULTS
 from duly.core.types import BacklogPolicy, Frame, OutcomeStatus, StreamClass, StreamTerms, larger
-from duly.models.spec import Signature, TensorSpec
+from duly.models.spec import VIDEO, Signature, TensorSpec
 from duly.models.trial import Trial as Settings
 from duly.runtime.catalogue import LoadedVersion
 from duly.runtime.driver import Driver
 from duly.runtime.held_frames import HeldFrame, InputData
 from duly.runtime.outcome import BatchRun, Outcome, Output
 from duly.runtime.shared_memory import SharedData
+from duly.worker.channel import ENCODINGS, ROW
 from duly.worker.dtypes import DTYPES, as_numbers, text_array
 from duly.worker.text import TextError, read_texts
 
@@ -39,6 +40,9 @@ COMPARED_BYTES_MAX = 4 << 20
 """Answers of more bytes are not compared, as the event loop does it."""
 WAIT_NS_MAX = 5_000_000_000
 """A copy for which there is no spare time for so long is given up."""
+_NOT_AS_SENT = frozenset({ROW, *map(ENCODINGS.index, VIDEO)})
+"""Frames with an input in these encodings are not tried: the active version's preprocessing has made numbers of it, or
+it shows nothing without the frames before it."""
 
 
 @dataclass(slots=True)
@@ -53,7 +57,7 @@ class ShadowCounts:
     """What became of frames that were drawn for the shadow."""
 
     not_drawn: int = 0
-    """Beyond what is compared a second, or held."""
+    """Beyond what is compared a second, or held, or no longer there as the client sent it."""
     not_run: int = 0
     """For want of spare time."""
     compared: int = 0
@@ -129,11 +133,13 @@ class Shadow:
         if self._random.random() >= self._share:
             return
         size = sum([len(each.data) for each in payload]) + _bytes_of(outputs)
+        as_sent = not any([each.encoding in _NOT_AS_SENT for each in payload])
         too_large = _bytes_of(outputs) > COMPARED_BYTES_MAX or self._held_bytes.bytes + size > HELD_BYTES_MAX
-        if too_large or not self._draws():
+        own = _owned(payload) if as_sent and not too_large and self._draws() else None
+        if own is None:
             self.counts.not_drawn += 1
             return
-        self._try(pieces[0], payload, list(outputs), size)
+        self._try(pieces[0], own, list(outputs), size)
 
     def _draws(self) -> bool:
         now_ns = self._driver.clock()
@@ -144,12 +150,10 @@ class Shadow:
         self._may_draw -= 1.0
         return True
 
-    def _try(self, given: HeldFrame, payload: Sequence[InputData], outputs: list[Output], size: int) -> None:
+    def _try(self, given: HeldFrame, own: list[InputData], outputs: list[Output], size: int) -> None:
         driver = self._driver
         self._frame_id += 1
         now_ns = driver.clock()
-        # What lies in a client's memory is copied, since the client may soon write something else there.
-        own = [each._replace(data=each.data.copy()) if isinstance(each.data, SharedData) else each for each in payload]
         frame = Frame(next(driver.seqs), self._stream_id, self._frame_id, self._key, now_ns + WAIT_NS_MAX)
         costs = driver.costs.get(self._key)
         if costs is not None and (extra_ns := costs.extra_ns(own)[0]):
@@ -170,9 +174,11 @@ class Shadow:
                 self._loop.call_soon(self._driver.forget_stream, self._stream_id)
         elif outcome.status in RESULTS and outcome.outputs is not None:
             self._loop.call_soon(self._compare, given, outcome.outputs)
-        elif outcome.status in (OutcomeStatus.FAILED, OutcomeStatus.INVALID):
+        elif outcome.status is OutcomeStatus.INVALID:
+            self._loop.call_soon(self._differs)
+        elif outcome.status is OutcomeStatus.FAILED and outcome.run is not None:
             self._loop.call_soon(self._fails, outcome.reason)
-        else:
+        else:  # also where the server failed on it, which is no fault of the candidate's
             self.counts.not_run += 1
 
     def advise(self, advice: Advice, reason: str, period_ns: int) -> None:
@@ -180,6 +186,12 @@ class Shadow:
 
     def fail(self) -> None:
         self._loop.call_soon(self._fails, "the server failed on an answer of it")
+
+    def _differs(self) -> None:
+        """Takes that the candidate finds a frame INVALID to which the active version gave an answer."""
+        if not self._closed:
+            self.counts.compared += 1
+            self._compared(0.0)
 
     def _fails(self, reason: str) -> None:
         if not self._closed:
@@ -204,6 +216,24 @@ class Shadow:
                 return
         self.counts.compared += 1
         self._compared(agreement)
+
+
+def _owned(payload: Sequence[InputData]) -> list[InputData] | None:
+    """Returns the payload with a copy of what lies in a client's memory, since the client may soon write something else
+    there; None: the client has gone, or the memory is shorter than it was.
+    """
+    own: list[InputData] = []
+    for each in payload:
+        if isinstance(each.data, SharedData):
+            try:
+                data = each.data.copy()
+            except OSError:
+                return None
+            if len(data) != len(each.data):
+                return None
+            each = each._replace(data=data)
+        own.append(each)
+    return own
 
 
 def _bytes_of(outputs: Sequence[Output]) -> int:

@@ -47,8 +47,11 @@ _ON_TIME = {
     OutcomeStatus.EXPIRED: False,
     OutcomeStatus.SUPERSEDED: False,
     OutcomeStatus.SHED: False,
+    OutcomeStatus.INVALID: False,
+    OutcomeStatus.SKIPPED: False,
 }
-"""What ends of frames say about the time; of others neither version is the cause."""
+"""Whether ends of frames are a result in time; of others neither version is the cause. What a version finds INVALID, or
+skips, is none: a sensor that sends such frames sends them to both."""
 
 
 @dataclass(frozen=True, slots=True)
