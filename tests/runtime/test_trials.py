@@ -4,17 +4,20 @@ import asyncio
 import contextlib
 import os
 import random
+import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from duly.agreement.measures import Outputs
 from duly.core.types import OutcomeStatus
 from duly.models.repository import ModelVersion
 from duly.models.spec import VIDEO, ModelConfig
 from duly.models.trial import Trial
 from duly.runtime.catalogue import LoadedVersion, ModelError
+from duly.runtime.comparing import WAITING_MAX
 from duly.runtime.held_frames import HeldFrame, InputData
 from duly.runtime.outcome import BatchRun, Outcome, Output
 from duly.runtime.shadow import HELD_BYTES_MAX
@@ -65,6 +68,7 @@ class Tried(Bench):
             await self.until(lambda: len(stream.outcomes) == len(stream.sent))  # called at once
             await self.until(lambda: not self.driver.held)
             await self.turn()
+            await self.trials._comparing.finished()
             self.clock.now_ns += S
         stream.check(is_open=True)
         assert {outcome.status for outcome in stream.outcomes.values()} == {OutcomeStatus.ON_TIME}
@@ -204,6 +208,32 @@ async def test_a_copy_on_which_the_candidate_fails_is_an_error(bench: Tried) -> 
     await bench.turn()
     assert bench.report().stage is Stage.ROLLED_BACK
     assert bench.report().reason.endswith("the last: no number")
+
+
+async def test_comparing_holds_up_nobody_and_what_waits_for_it_is_bounded(bench: Tried) -> None:
+    go_on = threading.Event()
+
+    class Slow:
+        name = "slow"
+
+        def of(self, expected: Outputs, got: Outputs) -> float:
+            go_on.wait(60)
+            return 1.0
+
+    await bench.trials.begin(bench.candidate)
+    shadow = bench.trials._running["m"].shadow
+    assert shadow is not None
+    shadow._measure = Slow()
+    finished = bench.trials._comparing.finished
+    bench.trials._comparing.finished = bench.turn  # type: ignore[method-assign]
+    await bench.frames(WAITING_MAX + 3)
+    await bench.until(lambda: not bench.trials._held_bytes.bytes)
+    assert bench.report().shadow.compared == 0
+    assert bench.report().shadow.not_drawn == 3
+    go_on.set()
+    await finished()
+    await bench.turn()
+    assert bench.report().shadow.compared == WAITING_MAX
 
 
 async def test_no_more_answers_are_compared_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:

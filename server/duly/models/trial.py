@@ -48,7 +48,7 @@ class Trial(Strict):
     rolled_back: Literal["UNLOAD", "KEEP"] = "UNLOAD"
     """Whether a candidate that did not pass is unloaded, or stays loaded for whoever names it."""
     comparisons_per_s_max: Annotated[PositiveFloat, Field(le=1000)] = 50.0
-    """So many answers are compared a second at most; the server's own thread does it."""
+    """So many answers are compared a second at most, one at a time."""
 
     def rules(self) -> Rules:
         return Rules(

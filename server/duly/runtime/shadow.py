@@ -7,37 +7,28 @@ counted, and not tried.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
 from random import Random
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-import structlog
 
 from duly.agreement.measures import Measure
 from duly.core.events import Advice, StreamClosed
 from duly.core.fates import RESULTS
 from duly.core.types import BacklogPolicy, Frame, OutcomeStatus, StreamClass, StreamTerms, larger
-from duly.models.spec import VIDEO, Signature, TensorSpec
+from duly.models.spec import VIDEO, Signature
 from duly.models.trial import Trial as Settings
 from duly.runtime.catalogue import LoadedVersion
+from duly.runtime.comparing import Comparing
 from duly.runtime.driver import Driver
 from duly.runtime.held_frames import HeldFrame, InputData
 from duly.runtime.outcome import BatchRun, Outcome, Output
 from duly.runtime.shared_memory import SharedData
 from duly.worker.channel import ENCODINGS, ROW
-from duly.worker.dtypes import DTYPES, as_numbers, text_array
-from duly.worker.text import TextError, read_texts
-
-_log = structlog.get_logger("duly.trials")
 
 HELD_BYTES_MAX = 64 << 20
 """The payloads and answers that the copies of all trials hold; a frame for which there is no room is not tried."""
-COMPARED_BYTES_MAX = 4 << 20
-"""Answers of more bytes are not compared, as the event loop does it."""
+COMPARED_BYTES_MAX = 1 << 18
+"""Answers of more bytes are not compared, so that no comparison takes long."""
 WAIT_NS_MAX = 5_000_000_000
 """A copy for which there is no spare time for so long is given up."""
 _NOT_AS_SENT = frozenset({ROW, *map(ENCODINGS.index, VIDEO)})
@@ -57,7 +48,7 @@ class ShadowCounts:
     """What became of frames that were drawn for the shadow."""
 
     not_drawn: int = 0
-    """Beyond what is compared a second, or held, or no longer there as the client sent it."""
+    """Beyond what is compared a second, or at once, or held, or no longer there as the client sent it."""
     not_run: int = 0
     """For want of spare time."""
     compared: int = 0
@@ -74,12 +65,13 @@ class Shadow:
         settings: Settings,
         measure: Measure,
         held_bytes: HeldBytes,
+        comparing: Comparing,
         compared: Callable[[float], None],
         failed: Callable[[str], None],
     ) -> None:
-        """`held_bytes` is shared with the other trials. `compared(agreement)` is called for each answer that was
-        compared, `failed(reason)` for each frame on which the candidate fails; both on the event loop, and never within
-        a step of the driver.
+        """`held_bytes` and `comparing` are shared with the other trials. `compared(agreement)` is called for each
+        answer that was compared, `failed(reason)` for each frame on which the candidate fails; both on the event loop,
+        and never within a step of the driver.
         """
         assert candidate.signature is not None, "it is loaded"
         self.counts = ShadowCounts()
@@ -91,6 +83,7 @@ class Shadow:
         self._share = settings.shadow_share
         self._per_s = settings.comparisons_per_s_max
         self._measure = measure
+        self._comparing = comparing
         self._compared = compared
         self._failed = failed
         self._random = Random(candidate.key)
@@ -200,22 +193,19 @@ class Shadow:
     def _compare(self, given: list[Output], got: list[Output]) -> None:
         if self._closed:
             return
-        if _bytes_of(got) > COMPARED_BYTES_MAX:
+        fits = _bytes_of(got) <= COMPARED_BYTES_MAX
+        if not fits or not self._comparing.compare(self._measure, self._signature.outputs, given, got, self._judged):
             self.counts.not_drawn += 1
+
+    def _judged(self, found: float | str) -> None:
+        """Takes the agreement of an answer, or why the candidate fails on it."""
+        if self._closed:
             return
-        try:
-            expected, answered = (_arrays(each, self._signature.outputs) for each in (given, got))
-            agreement = self._measure.of(expected, answered)
-        except (TextError, ValueError, KeyError) as error:
-            _log.warning("an answer cannot be compared", model=self._key, reason=f"{type(error).__name__}: {error}")
-            self._failed(f"an answer of it cannot be compared: {type(error).__name__}")
+        if isinstance(found, str):
+            self._failed(found)
             return
-        for name, values in answered.items():
-            if values.dtype.kind == "f" and not np.isfinite(values).all() and np.isfinite(expected[name]).all():
-                self._failed(f"output {name!r} has a NaN or an infinity where that of the active version has none")
-                return
         self.counts.compared += 1
-        self._compared(agreement)
+        self._compared(found)
 
 
 def _owned(payload: Sequence[InputData]) -> list[InputData] | None:
@@ -238,15 +228,3 @@ def _owned(payload: Sequence[InputData]) -> list[InputData] | None:
 
 def _bytes_of(outputs: Sequence[Output]) -> int:
     return sum([len(data) for _, _, data in outputs])
-
-
-def _arrays(outputs: Sequence[Output], specs: Sequence[TensorSpec]) -> Mapping[str, npt.NDArray[Any]]:
-    """The outputs of one frame as arrays by their names. Raises ValueError or TextError where the bytes are none."""
-    arrays: dict[str, npt.NDArray[Any]] = {}
-    for index, shape, data in outputs:
-        spec = specs[index]
-        if spec.is_text:
-            arrays[spec.name] = text_array(read_texts(data, prod(shape)), shape)
-        else:
-            arrays[spec.name] = as_numbers(np.frombuffer(data, DTYPES[spec.datatype]).reshape(shape))
-    return arrays

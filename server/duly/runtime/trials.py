@@ -21,6 +21,7 @@ from duly.core.types import OutcomeStatus
 from duly.models.spec import Signature
 from duly.models.trial import Trial as Settings
 from duly.runtime.catalogue import CanaryVersion, Catalogue, LoadedVersion, ModelError, VersionState
+from duly.runtime.comparing import Comparing
 from duly.runtime.driver import Driver
 from duly.runtime.model_host import ModelHost
 from duly.runtime.outcome import Outcome
@@ -126,6 +127,7 @@ class Trials:
         self.ended_counts: dict[tuple[str, Stage], int] = {}
         """How many trials have ended how, by the name of the model."""
         self._held_bytes = HeldBytes()
+        self._comparing = Comparing()
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
         self._loop = asyncio.get_running_loop()
@@ -215,6 +217,7 @@ class Trials:
             running.settings,
             measure,
             self._held_bytes,
+            self._comparing,
             compared,
             failed,
         )
@@ -260,6 +263,7 @@ class Trials:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._comparing.close()
         await self.memory.close()
 
     # ---- what happens ----
