@@ -55,6 +55,24 @@ async def test_it_is_bounded_and_forgets_the_oldest(tmp_path: Path, letter: str)
     assert (tmp_path / FILE).stat().st_size < FILE_BYTES_MAX
 
 
+async def test_versions_that_wait_for_a_trial_are_named_at_the_start(tmp_path: Path) -> None:
+    memory = TrialMemory(tmp_path)
+    memory.activated("m", "2")
+    with capture_logs() as logs:
+        assert first(memory, 5, 4, 2, 1) == ["2", "1"]
+    (line,) = logs
+    assert (line["log_level"], line["model"], line["versions"]) == ("warning", "m", "5,4")
+    assert line["how"] == "--watch activate tries the newest; by hand: duly models try m 5"
+    with capture_logs() as logs:
+        assert first(memory, 2, 1) == ["2", "1"]
+    assert not logs
+    memory.not_passed("m/5", Stage.ROLLED_BACK, "slow")
+    with capture_logs() as logs:
+        first(memory, 5, 2)
+    assert not logs, "that one is not tried by itself"
+    await memory.close()
+
+
 async def test_without_a_folder_nothing_is_written() -> None:
     memory = TrialMemory(None)
     memory.not_passed("m/1", Stage.VETOED, "no")
