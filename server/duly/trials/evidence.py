@@ -11,7 +11,8 @@ universal portfolio; section 5.3 there, and Orabona and Jun, 2021). For values o
 with a mixture over alternatives (mSPRT; Robbins, 1970).
 
 It is assumed of the values only that each, whatever came before it, has a mean on the same side of the bound. They need
-neither be independent nor alike.
+neither be independent nor alike, but of each that has to be so: values of one source whose mean lies on the other side
+break it, however many others there are.
 """
 
 from collections.abc import Iterable
