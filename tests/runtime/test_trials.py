@@ -176,6 +176,17 @@ async def test_a_client_that_has_gone_costs_one_comparison_and_not_the_trial(ben
     memory.close()
 
 
+async def test_a_shadow_that_is_shown_nothing_any_more_ends_the_trial_with_that_reason(bench: Tried) -> None:
+    await bench.trials.begin(bench.candidate)
+    shadow = bench.trials._running["m"].shadow
+    assert shadow is not None
+    shadow._share = None  # type: ignore[assignment]  # comparing with it raises
+    await bench.frames(1)
+    bench.trials.look()
+    assert bench.report().stage is Stage.ROLLED_BACK
+    assert bench.report().reason == "the server failed on a copy for it; see the server's log"
+
+
 async def copy_of(bench: Tried) -> None:
     """A copy runs on the candidate."""
     await bench.trials.begin(bench.candidate)

@@ -181,6 +181,10 @@ class Driver:
         """Shows `tap` each frame that has a result from now on, until it raises."""
         self._delivery.taps = [*(self._delivery.taps or ()), tap]
 
+    def has_tap(self, tap: Tap) -> bool:
+        """Whether it still looks at frames: one that raises is let go."""
+        return tap in (self._delivery.taps or ())
+
     def remove_tap(self, tap: Tap) -> None:
         """Shows `tap` no more frames."""
         self._delivery.taps = [other for other in self._delivery.taps or () if other != tap] or None

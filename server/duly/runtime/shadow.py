@@ -109,6 +109,11 @@ class Shadow:
         if not self._held:
             self._driver.forget_stream(self._stream_id)
 
+    @property
+    def sees(self) -> bool:
+        """Whether it is still shown frames; it is not where the server has failed on one."""
+        return self._driver.has_tap(self.see)
+
     # ---- what clients got ----
 
     def see(

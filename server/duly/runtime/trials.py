@@ -301,6 +301,8 @@ class Trials:
             elif active is not running.active:
                 now = active.version.version if active is not None else "no version"
                 effects = running.trial.broken(now_ns, f"{now} became active by another hand")
+            elif running.shadow is not None and not running.shadow.sees:
+                effects = running.trial.broken(now_ns, "the server failed on a copy for it; see the server's log")
             else:
                 effects = running.trial.passed(now_ns)
             self._apply(running, effects)
