@@ -282,6 +282,16 @@ async def test_a_person_may_veto_at_any_time(tmp_path: Path, stage: Stage) -> No
         assert {wire.outcomes[served.sent].version for wire in served.wires} == {"1"}
 
 
+@pytest.mark.parametrize("nearly", ["04", "\N{ARABIC-INDIC DIGIT THREE}", "9" * 20])
+async def test_a_veto_of_what_is_the_number_of_no_version_is_refused(tmp_path: Path, nearly: str) -> None:
+    async with site(tmp_path, streams=0) as served, grpc.aio.insecure_channel(served.app.address) as channel:
+        asked = model_pb2_grpc.ModelServiceStub(channel).VetoVersion(
+            model_pb2.VetoVersionRequest(name="m", version=nearly)
+        )
+        with pytest.raises(grpc.aio.AioRpcError, match="should be the number of a version"):
+            await asked
+
+
 async def test_what_was_vetoed_before_it_came_is_not_tried(tmp_path: Path) -> None:
     async with site(tmp_path, streams=0) as served:
         async with Client(served.app.address) as client:

@@ -43,15 +43,34 @@ async def test_what_was_active_serves_again_and_what_did_not_pass_stays_out(tmp_
     assert os.listdir(tmp_path) == [FILE], "nothing is left beside it"
 
 
-async def test_it_is_bounded_and_forgets_the_oldest(tmp_path: Path) -> None:
+@pytest.mark.parametrize("letter", ["x", "\N{GRINNING FACE}", "\0", "\ud800"])
+async def test_it_is_bounded_and_forgets_the_oldest(tmp_path: Path, letter: str) -> None:
     memory = TrialMemory(tmp_path)
     for number in range(ENDED_MAX + 5):
-        memory.not_passed(f"m/{number}", Stage.VETOED, "x" * 10_000)
+        memory.not_passed(f"m/{number}", Stage.VETOED, letter * 10_000)
     await memory.close()
     again = TrialMemory(tmp_path)
     assert again.ended("m/4") is None
     assert again.ended("m/5") is not None
     assert (tmp_path / FILE).stat().st_size < FILE_BYTES_MAX
+
+
+async def test_versions_that_wait_for_a_trial_are_named_at_the_start(tmp_path: Path) -> None:
+    memory = TrialMemory(tmp_path)
+    memory.activated("m", "2")
+    with capture_logs() as logs:
+        assert first(memory, 5, 4, 2, 1) == ["2", "1"]
+    (line,) = logs
+    assert (line["log_level"], line["model"], line["versions"]) == ("warning", "m", "5,4")
+    assert line["how"] == "--watch activate tries the newest; by hand: duly models try m 5"
+    with capture_logs() as logs:
+        assert first(memory, 2, 1) == ["2", "1"]
+    assert not logs
+    memory.not_passed("m/5", Stage.ROLLED_BACK, "slow")
+    with capture_logs() as logs:
+        first(memory, 5, 2)
+    assert not logs, "that one is not tried by itself"
+    await memory.close()
 
 
 async def test_without_a_folder_nothing_is_written() -> None:
@@ -74,6 +93,8 @@ async def test_without_a_folder_nothing_is_written() -> None:
         b'{"active": {"m": "x"}, "ended": {}}',
         b'{"active": {}, "ended": {"m/1": {"stage": "NONE", "reason": "", "unix_s": 1}}}',
         b'{"active": {}, "ended": {"m/1": 7}}',
+        b'{"active": {"m": 1e999}, "ended": {}}',
+        b'{"active": {}, "ended": {"m/1": {"stage": "VETOED", "reason": "", "unix_s": 1e999}}}',
         b"[" * 100_000,
         b" " * (FILE_BYTES_MAX + 1),
     ],

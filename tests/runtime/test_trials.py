@@ -2,24 +2,33 @@
 
 import asyncio
 import contextlib
+import os
 import random
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from duly.agreement.measures import Outputs
 from duly.core.types import OutcomeStatus
 from duly.models.repository import ModelVersion
-from duly.models.spec import ModelConfig
+from duly.models.spec import VIDEO, ModelConfig
 from duly.models.trial import Trial
 from duly.runtime.catalogue import LoadedVersion, ModelError
-from duly.runtime.outcome import Outcome
+from duly.runtime.comparing import WAITING_MAX
+from duly.runtime.held_frames import HeldFrame, InputData
+from duly.runtime.outcome import BatchRun, Outcome, Output
 from duly.runtime.shadow import HELD_BYTES_MAX
+from duly.runtime.shared_memory import ClientMemory, SharedData
 from duly.runtime.trial_memory import TrialMemory
 from duly.runtime.trials import TrialReport, Trials
 from duly.trials.trial import Stage
-from tests.runtime.scripted import MS, Bench, S
+from duly.worker import channel
+from duly.worker.channel import ENCODINGS, ROW
+from tests.runtime.scripted import MS, Bench, S, but
+from tests.runtime.scripted import payload as payload_of
 from tests.runtime.test_faults import act, disarm, inject, places
 
 SETTINGS = Trial(shadow_share=1.0, comparisons_per_s_max=1000.0, frames_min=20, agreement_min=0.5, rolled_back="KEEP")
@@ -59,6 +68,7 @@ class Tried(Bench):
             await self.until(lambda: len(stream.outcomes) == len(stream.sent))  # called at once
             await self.until(lambda: not self.driver.held)
             await self.turn()
+            await self.trials._comparing.finished()
             self.clock.now_ns += S
         stream.check(is_open=True)
         assert {outcome.status for outcome in stream.outcomes.values()} == {OutcomeStatus.ON_TIME}
@@ -127,6 +137,114 @@ async def test_what_there_is_no_room_for_is_counted_and_not_tried(
     await bench.frames(2)
     assert bench.report().shadow.not_drawn == 5
     assert bench.report().figures.frames_compared == 0
+
+
+Seen = tuple[Sequence[HeldFrame], Sequence[InputData], OutcomeStatus, Sequence[Output], BatchRun]
+
+
+async def seen(bench: Tried) -> Seen:
+    """What a tap is shown of one frame of m/1, in a trial that has begun."""
+    shown: list[Seen] = []
+    bench.driver.add_tap(lambda *what: shown.append(what))
+    await bench.trials.begin(bench.candidate)
+    await bench.frames(1)
+    return shown[0]
+
+
+@pytest.mark.parametrize("encoding", [ROW, ENCODINGS.index(VIDEO[0])])
+async def test_frames_that_are_no_longer_as_they_were_sent_are_not_tried(bench: Tried, encoding: int) -> None:
+    pieces, _, status, outputs, run = await seen(bench)
+    shadow = bench.trials._running["m"].shadow
+    assert shadow is not None
+    shadow.see(pieces, [InputData(encoding, (), payload_of(7))], status, outputs, run)
+    assert bench.report().shadow.not_drawn == 1
+    assert not shadow._held
+
+
+@pytest.mark.parametrize("length", [-1, 0, 4])
+async def test_a_client_that_has_gone_costs_one_comparison_and_not_the_trial(bench: Tried, length: int) -> None:
+    """`length`: of the memory that is left; -1: there is none."""
+    memory = ClientMemory(1, os.memfd_create("frames") if length >= 0 else -1)
+    if length > 0:
+        os.write(memory.fd, b"x" * length)
+    pieces, _, status, outputs, run = await seen(bench)
+    shadow = bench.trials._running["m"].shadow
+    assert shadow is not None
+    shadow.see(pieces, [InputData(0, (2,), SharedData(memory, 0, 8))], status, outputs, run)
+    assert bench.report().shadow.not_drawn == 1
+    assert not shadow._held
+    memory.close()
+
+
+async def test_a_shadow_that_is_shown_nothing_any_more_ends_the_trial_with_that_reason(bench: Tried) -> None:
+    await bench.trials.begin(bench.candidate)
+    shadow = bench.trials._running["m"].shadow
+    assert shadow is not None
+    shadow._share = None  # type: ignore[assignment]  # comparing with it raises
+    await bench.frames(1)
+    bench.trials.look()
+    assert bench.report().stage is Stage.ROLLED_BACK
+    assert bench.report().reason == "the server failed on a copy for it; see the server's log"
+
+
+async def copy_of(bench: Tried) -> None:
+    """A copy runs on the candidate."""
+    await bench.trials.begin(bench.candidate)
+    await bench.frames(3)
+    bench.send(next(reversed(bench.streams)))
+    await bench.until(lambda: any(held.spare and bench.running for held in bench.driver.held.all()))
+
+
+async def test_what_only_the_candidate_finds_invalid_is_no_failure_but_another_answer(bench: Tried) -> None:
+    await copy_of(bench)
+    assert bench.running is not None
+    bench.running.answer(but(frames=[(channel.INVALID, [])], reasons={0: "a guard"}))
+    await bench.turn()
+    figures = bench.report().figures
+    assert (figures.errors, figures.frames_compared, figures.agreement) == (0, 4, 0.75)
+
+
+async def test_a_copy_that_the_server_loses_is_no_error(bench: Tried) -> None:
+    await copy_of(bench)
+    bench.driver._start_anew("the scheduler failed")
+    await bench.turn()
+    assert (bench.report().stage, bench.report().figures.errors) == (Stage.SHADOW, 0)
+    await bench.trials.veto("m", "2", "ann", "")
+
+
+async def test_a_copy_on_which_the_candidate_fails_is_an_error(bench: Tried) -> None:
+    await copy_of(bench)
+    assert bench.running is not None
+    bench.running.answer(but(frames=[(channel.FRAME_FAILED, [])], reasons={0: "no number"}))
+    await bench.turn()
+    assert bench.report().stage is Stage.ROLLED_BACK
+    assert bench.report().reason.endswith("the last: no number")
+
+
+async def test_comparing_holds_up_nobody_and_what_waits_for_it_is_bounded(bench: Tried) -> None:
+    go_on = threading.Event()
+
+    class Slow:
+        name = "slow"
+
+        def of(self, expected: Outputs, got: Outputs) -> float:
+            go_on.wait(60)
+            return 1.0
+
+    await bench.trials.begin(bench.candidate)
+    shadow = bench.trials._running["m"].shadow
+    assert shadow is not None
+    shadow._measure = Slow()
+    finished = bench.trials._comparing.finished
+    bench.trials._comparing.finished = bench.turn  # type: ignore[method-assign]
+    await bench.frames(WAITING_MAX + 3)
+    await bench.until(lambda: not bench.trials._held_bytes.bytes)
+    assert bench.report().shadow.compared == 0
+    assert bench.report().shadow.not_drawn == 3
+    go_on.set()
+    await finished()
+    await bench.turn()
+    assert bench.report().shadow.compared == WAITING_MAX
 
 
 async def test_no_more_answers_are_compared_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,3 +333,77 @@ def test_the_law_holds_with_a_trial_on_under_faults(monkeypatch: pytest.MonkeyPa
 
     with capture_logs():
         asyncio.run(story())
+
+
+async def promoting(bench: Tried) -> None:
+    """Brings the trial to where admission is asked whether the candidate may be active."""
+    await bench.trials.begin(bench.candidate)
+    for _ in range(2):  # first to the canary, then to the promotion
+        bench.clock.now_ns += 3600 * S
+        bench.trials.look()
+        if not bench.catalogue.has_canary("m"):
+            await bench.until(lambda: bench.catalogue.has_canary("m"))
+
+
+GOES_ON = SETTINGS.model_copy(update={"at_limit": "GO_ON"})
+
+
+async def test_a_veto_while_the_promotion_waits_for_admission_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Tried(monkeypatch)
+    await bench.start(GOES_ON)
+    await promoting(bench)
+    await bench.trials.veto("m", "2", "ann", "")
+    await bench.until(lambda: not bench.trials._tasks)
+    assert bench.report().stage is Stage.VETOED
+    assert bench.catalogue.active("m") is bench.catalogue.find("m", "1")
+    await bench.trials.close()
+    await bench.supervisor.close()
+
+
+async def test_a_drain_while_the_promotion_waits_for_admission_leaves_what_is_active(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Tried(monkeypatch)
+    await bench.start(GOES_ON)
+    await promoting(bench)
+    bench.trials.drain()
+    await bench.until(lambda: not bench.trials._tasks)
+    assert bench.report().stage is Stage.CANARY
+    assert bench.catalogue.active("m") is bench.catalogue.find("m", "1")
+    await bench.trials.close()
+    await bench.supervisor.close()
+
+
+async def test_a_promotion_on_which_the_server_fails_ends_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(*_: object, **__: object) -> LoadedVersion:
+        raise RuntimeError("no")
+
+    bench = Tried(monkeypatch)
+    await bench.start(GOES_ON)
+    monkeypatch.setattr(bench.host, "activate", fails)
+    await promoting(bench)
+    await bench.until(lambda: not bench.trials._tasks)
+    assert (bench.report().stage, bench.report().reason) == (
+        Stage.ROLLED_BACK,
+        "not activated: the server failed on it: RuntimeError",
+    )
+    await bench.trials.close()
+    await bench.supervisor.close()
+
+
+async def test_a_drain_decides_nothing_whatever_becomes_of_copies(bench: Tried) -> None:
+    await bench.trials.begin(bench.candidate)
+    await bench.frames(5)
+    bench.send(next(reversed(bench.streams)))
+    await bench.until(lambda: any(held.spare for held in bench.driver.held.all()))
+    bench.trials.drain()
+    for held in list(bench.driver.held.all()):
+        bench.driver._delivery.fail(bench.clock.now_ns, held, None, "the grace is over")
+    await bench.turn()
+    assert bench.report().stage is Stage.SHADOW
+    assert bench.trials.memory.ended("m/2") is None
+    assert bench.trials._held_bytes.bytes == 0
+    with pytest.raises(ModelError, match="the server drains"):
+        await bench.trials.begin(await bench.load("3"))
+    await bench.trials.veto("m", "2", "ann", "")
+    assert bench.trials.memory.ended("m/2") is not None

@@ -3,7 +3,7 @@
 from random import Random
 
 from duly.trials.canary import Canary, drawn
-from duly.trials.on_time import KEPT_MAX, Compared
+from duly.trials.on_time import BEFORE_MIN, KEPT_MAX, Compared, Since
 
 RUNS = 300
 RISK = 0.05 / 3
@@ -77,3 +77,34 @@ def test_of_a_few_streams_one_at_least_is_drawn() -> None:
         keys = [f"{nth}/{each}" for each in range(3)]
         assert 1 <= sum(map(drawn("m/2", 0.01, keys).has, keys)) <= 1
     assert drawn("m/2", 0.3, []) == Canary("m/2", 0.3)
+
+
+def test_one_stream_that_is_drawn_because_there_are_few_draws_no_others_in() -> None:
+    later = [f"later/{nth}" for nth in range(2000)]
+    for nth in range(20):
+        canary = drawn("m/2", 0.1, [f"first/{nth}"])
+        assert canary.has(f"first/{nth}")
+        assert 150 < sum(map(canary.has, later)) < 250
+
+
+def test_what_was_before_never_runs_out() -> None:
+    since = Since(0.02)
+    for _ in range(2 * BEFORE_MIN):
+        since.before(2, True)
+    for _ in range(100_000):
+        since.add(2, True)
+    late = 0
+    while not since.proves_worse(RISK):
+        since.add(2, late % 3 > 0)
+        late += 1
+        assert late < 20_000
+    assert since.frames == 100_000 + late
+
+
+def test_a_few_frames_from_before_prove_nothing() -> None:
+    since = Since(0.02)
+    for _ in range(BEFORE_MIN - 1):
+        since.before(2, True)
+    for _ in range(1000):
+        since.add(2, False)
+    assert not since.proves_worse(RISK)

@@ -6,7 +6,7 @@ import numpy as np
 
 from duly.agreement.measures import Array, Outputs
 
-BOXES_MAX = 1000
+BOXES_MAX = 300
 """Of one answer, so many boxes are compared, the first of them, which are the best where a detector gives them so."""
 
 

@@ -37,7 +37,8 @@ class Trial(Strict):
     errors_max: Annotated[int, Field(ge=0)] = 0
     """How many frames it may fail on, or give a NaN for where the active version does not."""
     risk: Annotated[float, Field(ge=1e-6, le=0.2)] = 0.05
-    """The chance that it is promoted against a rule, and that it is rolled back though it keeps them all, at most."""
+    """The chance that it is promoted against a rule, and that it is rolled back though it keeps them all, at most,
+    where streams are alike and load stays (docs/trials.md)."""
     shadow_s_max: Limit = 3600.0
     canary_s_max: Limit = 3600.0
     at_limit: Literal["ROLL_BACK", "GO_ON"] = "ROLL_BACK"
@@ -48,7 +49,7 @@ class Trial(Strict):
     rolled_back: Literal["UNLOAD", "KEEP"] = "UNLOAD"
     """Whether a candidate that did not pass is unloaded, or stays loaded for whoever names it."""
     comparisons_per_s_max: Annotated[PositiveFloat, Field(le=1000)] = 50.0
-    """So many answers are compared a second at most; the server's own thread does it."""
+    """So many answers are compared a second at most, one at a time."""
 
     def rules(self) -> Rules:
         return Rules(

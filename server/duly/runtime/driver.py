@@ -181,6 +181,10 @@ class Driver:
         """Shows `tap` each frame that has a result from now on, until it raises."""
         self._delivery.taps = [*(self._delivery.taps or ()), tap]
 
+    def has_tap(self, tap: Tap) -> bool:
+        """Whether it still looks at frames: one that raises is let go."""
+        return tap in (self._delivery.taps or ())
+
     def remove_tap(self, tap: Tap) -> None:
         """Shows `tap` no more frames."""
         self._delivery.taps = [other for other in self._delivery.taps or () if other != tap] or None
@@ -490,7 +494,8 @@ class Driver:
         self._arrivals.clear()
         now_ns = self.clock()
         for held in self.held.all():
-            self._delivery.fail(now_ns, held, runs.get(held.frame.seq), reason)
+            # What is the server's own has no run then: its version has not failed on it.
+            self._delivery.fail(now_ns, held, None if held.spare else runs.get(held.frame.seq), reason)
         self._tell_answered()
         self.scheduler = Scheduler()
         if self._recording is not None:

@@ -208,16 +208,16 @@ class ModelHost:
             return loaded
 
     async def activate(
-        self, name: str, version: str, force: bool = False, *, ends_trial: bool = False
+        self, name: str, version: str, force: bool = False, *, promotes: Callable[[], bool] | None = None
     ) -> LoadedVersion:
-        """Streams without a stated version use this version from their next frame on. `ends_trial`: whether a trial has
-        come to its end with it.
+        """Streams without a stated version use this version from their next frame on. `promotes`: a trial has come to
+        its end with it, if that says so still once admission has been asked, which takes a while.
 
         Raises ModelError, which is ACTIVATION_REFUSED where streams that are open would no longer get what they were
         promised, or a version of the model is on trial; with `force` it is activated all the same.
         """
         loaded = self._catalogue.find(name, version)
-        if (candidate := self.on_trial(name)) and not force and not ends_trial:
+        if (candidate := self.on_trial(name)) and not force and promotes is None:
             raise ModelError(
                 "ACTIVATION_REFUSED",
                 f"{name}/{candidate} is on trial, which decides what is active; veto it first, or force it, which ends "
@@ -227,6 +227,7 @@ class ModelHost:
         if active is not None and active is not loaded and active.state is not VersionState.FAILED:
             async with self._admission.swap(name, active.key, loaded.key) as verdict:
                 loaded = self._catalogue.find(name, version)  # it may have gone meanwhile
+                _check_promotes(loaded, promotes)
                 if verdict.broken:
                     refusal = _refusal(active, loaded, verdict)
                     if self._admission.enforces and not force:
@@ -234,6 +235,7 @@ class ModelHost:
                     _log.warning("model active, though promises break", model=loaded.key, reason=str(refusal))
                 self._activate(loaded)
         elif active is not loaded:
+            _check_promotes(loaded, promotes)
             self._activate(loaded)
         return loaded
 
@@ -349,6 +351,12 @@ class ModelHost:
     def _activate(self, loaded: LoadedVersion) -> None:
         self._catalogue.activate(loaded)
         _log.info("model active", model=loaded.key)
+
+
+def _check_promotes(loaded: LoadedVersion, promotes: Callable[[], bool] | None) -> None:
+    """Raises ModelError where the trial that wanted the version to be active has ended otherwise meanwhile."""
+    if promotes is not None and not promotes():
+        raise ModelError("ACTIVATION_REFUSED", f"the trial of {loaded.key} has ended otherwise meanwhile")
 
 
 def _refusal(active: LoadedVersion, loaded: LoadedVersion, verdict: SwapVerdict) -> ModelError:

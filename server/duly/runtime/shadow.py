@@ -7,38 +7,33 @@ counted, and not tried.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
 from random import Random
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-import structlog
 
 from duly.agreement.measures import Measure
 from duly.core.events import Advice, StreamClosed
 from duly.core.fates import RESULTS
 from duly.core.types import BacklogPolicy, Frame, OutcomeStatus, StreamClass, StreamTerms, larger
-from duly.models.spec import Signature, TensorSpec
+from duly.models.spec import VIDEO, Signature
 from duly.models.trial import Trial as Settings
 from duly.runtime.catalogue import LoadedVersion
+from duly.runtime.comparing import Comparing
 from duly.runtime.driver import Driver
 from duly.runtime.held_frames import HeldFrame, InputData
 from duly.runtime.outcome import BatchRun, Outcome, Output
 from duly.runtime.shared_memory import SharedData
-from duly.worker.dtypes import DTYPES, as_numbers, text_array
-from duly.worker.text import TextError, read_texts
-
-_log = structlog.get_logger("duly.trials")
+from duly.worker.channel import ENCODINGS, ROW
 
 HELD_BYTES_MAX = 64 << 20
 """The payloads and answers that the copies of all trials hold; a frame for which there is no room is not tried."""
-COMPARED_BYTES_MAX = 4 << 20
-"""Answers of more bytes are not compared, as the event loop does it."""
+COMPARED_BYTES_MAX = 1 << 18
+"""Answers of more bytes are not compared, so that no comparison takes long."""
 WAIT_NS_MAX = 5_000_000_000
 """A copy for which there is no spare time for so long is given up."""
+_NOT_AS_SENT = frozenset({ROW, *map(ENCODINGS.index, VIDEO)})
+"""Frames with an input in these encodings are not tried: the active version's preprocessing has made numbers of it, or
+it shows nothing without the frames before it."""
 
 
 @dataclass(slots=True)
@@ -53,7 +48,7 @@ class ShadowCounts:
     """What became of frames that were drawn for the shadow."""
 
     not_drawn: int = 0
-    """Beyond what is compared a second, or held."""
+    """Beyond what is compared a second, or at once, or held, or no longer there as the client sent it."""
     not_run: int = 0
     """For want of spare time."""
     compared: int = 0
@@ -70,12 +65,13 @@ class Shadow:
         settings: Settings,
         measure: Measure,
         held_bytes: HeldBytes,
+        comparing: Comparing,
         compared: Callable[[float], None],
         failed: Callable[[str], None],
     ) -> None:
-        """`held_bytes` is shared with the other trials. `compared(agreement)` is called for each answer that was
-        compared, `failed(reason)` for each frame on which the candidate fails; both on the event loop, and never within
-        a step of the driver.
+        """`held_bytes` and `comparing` are shared with the other trials. `compared(agreement)` is called for each
+        answer that was compared, `failed(reason)` for each frame on which the candidate fails; both on the event loop,
+        and never within a step of the driver.
         """
         assert candidate.signature is not None, "it is loaded"
         self.counts = ShadowCounts()
@@ -87,6 +83,7 @@ class Shadow:
         self._share = settings.shadow_share
         self._per_s = settings.comparisons_per_s_max
         self._measure = measure
+        self._comparing = comparing
         self._compared = compared
         self._failed = failed
         self._random = Random(candidate.key)
@@ -112,6 +109,11 @@ class Shadow:
         if not self._held:
             self._driver.forget_stream(self._stream_id)
 
+    @property
+    def sees(self) -> bool:
+        """Whether it is still shown frames; it is not where the server has failed on one."""
+        return self._driver.has_tap(self.see)
+
     # ---- what clients got ----
 
     def see(
@@ -129,11 +131,13 @@ class Shadow:
         if self._random.random() >= self._share:
             return
         size = sum([len(each.data) for each in payload]) + _bytes_of(outputs)
+        as_sent = not any([each.encoding in _NOT_AS_SENT for each in payload])
         too_large = _bytes_of(outputs) > COMPARED_BYTES_MAX or self._held_bytes.bytes + size > HELD_BYTES_MAX
-        if too_large or not self._draws():
+        own = _owned(payload) if as_sent and not too_large and self._draws() else None
+        if own is None:
             self.counts.not_drawn += 1
             return
-        self._try(pieces[0], payload, list(outputs), size)
+        self._try(pieces[0], own, list(outputs), size)
 
     def _draws(self) -> bool:
         now_ns = self._driver.clock()
@@ -144,12 +148,10 @@ class Shadow:
         self._may_draw -= 1.0
         return True
 
-    def _try(self, given: HeldFrame, payload: Sequence[InputData], outputs: list[Output], size: int) -> None:
+    def _try(self, given: HeldFrame, own: list[InputData], outputs: list[Output], size: int) -> None:
         driver = self._driver
         self._frame_id += 1
         now_ns = driver.clock()
-        # What lies in a client's memory is copied, since the client may soon write something else there.
-        own = [each._replace(data=each.data.copy()) if isinstance(each.data, SharedData) else each for each in payload]
         frame = Frame(next(driver.seqs), self._stream_id, self._frame_id, self._key, now_ns + WAIT_NS_MAX)
         costs = driver.costs.get(self._key)
         if costs is not None and (extra_ns := costs.extra_ns(own)[0]):
@@ -170,49 +172,64 @@ class Shadow:
                 self._loop.call_soon(self._driver.forget_stream, self._stream_id)
         elif outcome.status in RESULTS and outcome.outputs is not None:
             self._loop.call_soon(self._compare, given, outcome.outputs)
-        elif outcome.status in (OutcomeStatus.FAILED, OutcomeStatus.INVALID):
-            self._loop.call_soon(self._failed, outcome.reason)
-        else:
+        elif outcome.status is OutcomeStatus.INVALID:
+            self._loop.call_soon(self._differs)
+        elif outcome.status is OutcomeStatus.FAILED and outcome.run is not None:
+            self._loop.call_soon(self._fails, outcome.reason)
+        else:  # also where the server failed on it, which is no fault of the candidate's
             self.counts.not_run += 1
 
     def advise(self, advice: Advice, reason: str, period_ns: int) -> None:
         """Nobody is there to follow it."""
 
     def fail(self) -> None:
-        self._loop.call_soon(self._failed, "the server failed on an answer of it")
+        self._loop.call_soon(self._fails, "the server failed on an answer of it")
+
+    def _differs(self) -> None:
+        """Takes that the candidate finds a frame INVALID to which the active version gave an answer."""
+        if not self._closed:
+            self.counts.compared += 1
+            self._compared(0.0)
+
+    def _fails(self, reason: str) -> None:
+        if not self._closed:
+            self._failed(reason)
 
     def _compare(self, given: list[Output], got: list[Output]) -> None:
         if self._closed:
             return
-        if _bytes_of(got) > COMPARED_BYTES_MAX:
+        fits = _bytes_of(got) <= COMPARED_BYTES_MAX
+        if not fits or not self._comparing.compare(self._measure, self._signature.outputs, given, got, self._judged):
             self.counts.not_drawn += 1
+
+    def _judged(self, found: float | str) -> None:
+        """Takes the agreement of an answer, or why the candidate fails on it."""
+        if self._closed:
             return
-        try:
-            expected, answered = (_arrays(each, self._signature.outputs) for each in (given, got))
-            agreement = self._measure.of(expected, answered)
-        except (TextError, ValueError, KeyError) as error:
-            _log.warning("an answer cannot be compared", model=self._key, reason=f"{type(error).__name__}: {error}")
-            self._failed(f"an answer of it cannot be compared: {type(error).__name__}")
+        if isinstance(found, str):
+            self._failed(found)
             return
-        for name, values in answered.items():
-            if values.dtype.kind == "f" and not np.isfinite(values).all() and np.isfinite(expected[name]).all():
-                self._failed(f"output {name!r} has a NaN or an infinity where that of the active version has none")
-                return
         self.counts.compared += 1
-        self._compared(agreement)
+        self._compared(found)
+
+
+def _owned(payload: Sequence[InputData]) -> list[InputData] | None:
+    """Returns the payload with a copy of what lies in a client's memory, since the client may soon write something else
+    there; None: the client has gone, or the memory is shorter than it was.
+    """
+    own: list[InputData] = []
+    for each in payload:
+        if isinstance(each.data, SharedData):
+            try:
+                data = each.data.copy()
+            except OSError:
+                return None
+            if len(data) != len(each.data):
+                return None
+            each = each._replace(data=data)
+        own.append(each)
+    return own
 
 
 def _bytes_of(outputs: Sequence[Output]) -> int:
     return sum([len(data) for _, _, data in outputs])
-
-
-def _arrays(outputs: Sequence[Output], specs: Sequence[TensorSpec]) -> Mapping[str, npt.NDArray[Any]]:
-    """The outputs of one frame as arrays by their names. Raises ValueError or TextError where the bytes are none."""
-    arrays: dict[str, npt.NDArray[Any]] = {}
-    for index, shape, data in outputs:
-        spec = specs[index]
-        if spec.is_text:
-            arrays[spec.name] = text_array(read_texts(data, prod(shape)), shape)
-        else:
-            arrays[spec.name] = as_numbers(np.frombuffer(data, DTYPES[spec.datatype]).reshape(shape))
-    return arrays

@@ -92,9 +92,22 @@ class TrialMemory:
             return versions
         was_active = self._active.get(versions[0].name)
         if was_active is not None and any(version.version == was_active for version in versions):
+            self._say_what_waits([version for version in versions if int(version.version) > int(was_active)])
             return [version for version in versions if int(version.version) <= int(was_active)]
         passed = [version for version in versions if version.key not in self._ended]
         return passed or versions
+
+    def _say_what_waits(self, newer: Sequence[ModelVersion]) -> None:
+        """Says that versions, the newest first, are not loaded before they are tried, as far as they may still pass."""
+        waiting = [version for version in newer if version.key not in self._ended]
+        if waiting:
+            name, newest = waiting[0].name, waiting[0].version
+            _log.warning(
+                "newer versions wait for a trial, the one that was active goes on",
+                model=name,
+                versions=",".join([version.version for version in waiting]),
+                how=f"--watch activate tries the newest; by hand: duly models try {name} {newest}",
+            )
 
     async def close(self) -> None:
         """Waits until everything is written."""
@@ -113,7 +126,7 @@ class TrialMemory:
                 key: {"stage": each.stage.name, "reason": each.reason, "unix_s": each.unix_s}
                 for key, each in self._ended.items()
             }
-            text = json.dumps({"active": self._active, "ended": ended}, indent=1)
+            text = json.dumps({"active": self._active, "ended": ended}, indent=1, ensure_ascii=False)
             try:
                 await asyncio.to_thread(_put, path, text)
             except OSError as error:
@@ -128,7 +141,7 @@ class TrialMemory:
             self._take(json.loads(contents))
         except FileNotFoundError:
             return
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError) as error:
             self._active, self._ended = {}, {}
             _log.error("the file of trials cannot be read, nothing is remembered", file=path.name, reason=str(error))
 
@@ -142,7 +155,7 @@ class TrialMemory:
 
 def _put(path: Path, text: str) -> None:
     beside = path.with_suffix(".new")
-    with beside.open("w", encoding="utf-8") as file:
+    with beside.open("w", encoding="utf-8", errors="replace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -21,6 +21,7 @@ from duly.core.types import OutcomeStatus
 from duly.models.spec import Signature
 from duly.models.trial import Trial as Settings
 from duly.runtime.catalogue import CanaryVersion, Catalogue, LoadedVersion, ModelError, VersionState
+from duly.runtime.comparing import Comparing
 from duly.runtime.driver import Driver
 from duly.runtime.model_host import ModelHost
 from duly.runtime.outcome import Outcome
@@ -47,8 +48,11 @@ _ON_TIME = {
     OutcomeStatus.EXPIRED: False,
     OutcomeStatus.SUPERSEDED: False,
     OutcomeStatus.SHED: False,
+    OutcomeStatus.INVALID: False,
+    OutcomeStatus.SKIPPED: False,
 }
-"""What ends of frames say about the time; of others neither version is the cause."""
+"""Whether ends of frames are a result in time; of others neither version is the cause. What a version finds INVALID, or
+skips, is none: a sensor that sends such frames sends them to both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +127,7 @@ class Trials:
         self.ended_counts: dict[tuple[str, Stage], int] = {}
         """How many trials have ended how, by the name of the model."""
         self._held_bytes = HeldBytes()
+        self._comparing = Comparing()
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
         self._loop = asyncio.get_running_loop()
@@ -162,6 +167,8 @@ class Trials:
         """Begins the trial of a version that is loaded, and not active. Raises ModelError."""
         name, version = loaded.version.name, loaded.version.version
         active = self._catalogue.active(name)
+        if self._draining:
+            raise ModelError("TRIAL_REFUSED", "the server drains, and no trial begins any more")
         if candidate := self.on_trial(name):
             raise ModelError("TRIAL_REFUSED", f"{name}/{candidate} is on trial already")
         if loaded.state is not VersionState.READY or loaded.signature is None:
@@ -197,7 +204,7 @@ class Trials:
             self._apply(running, running.trial.broken(now_ns, f"its answers cannot be compared: {error}"))
             return
 
-        def compared(agreement: float) -> None:
+        def compared(agreement: float) -> None:  # not called once the shadow is closed, so that a drain decides nothing
             self._apply(running, running.trial.compared(self._driver.clock(), agreement))
 
         def failed(reason: str) -> None:
@@ -210,6 +217,7 @@ class Trials:
             running.settings,
             measure,
             self._held_bytes,
+            self._comparing,
             compared,
             failed,
         )
@@ -238,19 +246,24 @@ class Trials:
     def drifted(self, name: str, reason: str) -> None:
         """Takes that the inputs or outputs of a model are no longer what they were."""
         running = self._running.get(name)
-        if running is not None:
+        if running is not None and self._decides(running):
             self._apply(running, running.trial.drifted(self._driver.clock(), reason))
 
     def drain(self) -> None:
-        """Lets no trial decide anything any more."""
+        """Lets no trial decide anything any more, but by a veto."""
         self._draining = True
         self._observe(None)
+        for running in self._running.values():
+            if running.shadow is not None:
+                running.shadow.close()
+                running.shadow = None
 
     async def close(self) -> None:
         self.drain()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._comparing.close()
         await self.memory.close()
 
     # ---- what happens ----
@@ -274,7 +287,7 @@ class Trials:
                 self.memory.activated(name, loaded.version.version)
         now_ns = self._driver.clock()
         for running in list(self._running.values()):
-            if self._draining or running.trial.stage.over:
+            if not self._decides(running):
                 continue
             candidate, name = running.candidate, running.candidate.version.name
             active = self._catalogue.active(name)
@@ -288,6 +301,8 @@ class Trials:
             elif active is not running.active:
                 now = active.version.version if active is not None else "no version"
                 effects = running.trial.broken(now_ns, f"{now} became active by another hand")
+            elif running.shadow is not None and not running.shadow.sees:
+                effects = running.trial.broken(now_ns, "the server failed on a copy for it; see the server's log")
             else:
                 effects = running.trial.passed(now_ns)
             self._apply(running, effects)
@@ -314,6 +329,10 @@ class Trials:
                 self._loop.call_soon(self._apply, running, effects)
 
     # ---- what follows ----
+
+    def _decides(self, running: _Running) -> bool:
+        """Whether what happens may still decide the trial."""
+        return not self._draining and not running.trial.stage.over
 
     def _apply(self, running: _Running, effects: Sequence[Effect]) -> None:
         for effect in effects:
@@ -364,7 +383,7 @@ class Trials:
             refusal = await self._host.refusal(version.name, version.version)
         except ModelError as error:
             refusal = str(error)
-        if running.trial.stage is not Stage.CANARY or self._draining:
+        if not self._decides(running):
             return
         if refusal:
             self._apply(running, running.trial.broken(self._driver.clock(), refusal))
@@ -378,9 +397,13 @@ class Trials:
     async def _promote(self, running: _Running, reason: str) -> None:
         version = running.candidate.version
         try:
-            await self._host.activate(version.name, version.version, ends_trial=True)
-        except ModelError as error:
-            self._apply(running, running.trial.broken(self._driver.clock(), f"not activated: {error}"))
+            await self._host.activate(version.name, version.version, promotes=lambda: self._decides(running))
+        except Exception as error:  # whatever it is, the trial must not wait for its promotion for ever
+            if not isinstance(error, ModelError):
+                _log.exception("a version cannot be activated", model=running.candidate.key)
+            why = str(error) if isinstance(error, ModelError) else f"the server failed on it: {type(error).__name__}"
+            if self._decides(running):
+                self._apply(running, running.trial.broken(self._driver.clock(), f"not activated: {why}"))
             return
         self._apply(running, running.trial.activated(self._driver.clock(), reason))
 

@@ -18,18 +18,20 @@ class Canary:
     """What is different for each trial: NAME/VERSION of the candidate."""
     share: float
     """0 to 1."""
+    besides: str = ""
+    """The key of a stream that belongs to it wherever it falls; empty: none does."""
 
     def has(self, key: str) -> bool:
         """Whether the stream with that key belongs to it."""
-        return _place(self.salt, key) < self.share
+        return _place(self.salt, key) < self.share or (key == self.besides and bool(key))
 
 
 def drawn(salt: str, share: float, keys: Iterable[str]) -> Canary:
-    """Returns a canary of that share, or of as much more as it takes to have one of the streams that are open: with a
-    few streams a share of them may well be none.
+    """Returns a canary of that share. Where it has none of the streams that are open, as may well be with a few, the
+    one that is nearest to it belongs to it besides; of streams that come later the share stays what it is.
     """
-    places = [_place(salt, key) for key in keys]
-    return Canary(salt, max(share, min(places) + 2.0**-_BITS) if places else share)
+    nearest = min(keys, key=lambda key: _place(salt, key), default="")
+    return Canary(salt, share, nearest)
 
 
 def _place(salt: str, key: str) -> float:

@@ -11,11 +11,14 @@ universal portfolio; section 5.3 there, and Orabona and Jun, 2021). For values o
 with a mixture over alternatives (mSPRT; Robbins, 1970).
 
 It is assumed of the values only that each, whatever came before it, has a mean on the same side of the bound. They need
-neither be independent nor alike.
+neither be independent nor alike, but of each that has to be so: values of one source whose mean lies on the other side
+break it, however many others there are.
 """
 
 from collections.abc import Iterable
 from math import exp, inf, log, log1p
+
+import numpy as np
 
 FRACTIONS = (1 / 512, 1 / 128, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 0.4, 0.55, 0.7, 0.85, 0.97)
 """Small ones find a mean that is a little off; large ones prove soon what is nearly always so."""
@@ -85,11 +88,12 @@ class Mean:
 def _least(bins: dict[int, int], risk: float) -> float:
     """The largest bound that the values prove their mean to be above; 0: none."""
     low, high = 0.0, 1.0
-    values = [(number / BINS, count) for number, count in sorted(bins.items())]
+    values = np.fromiter(bins, np.float64)[:, None] / BINS
+    counts = np.fromiter(bins.values(), np.float64)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        capitals = [sum(n * log1p(f / middle * (x - middle)) for x, n in values) for f in FRACTIONS]
-        if _log_mean(capitals) >= -log(risk):
+        stakes = np.array(FRACTIONS)[None, :] / middle
+        if _log_mean((counts @ np.log1p(stakes * (values - middle))).tolist()) >= -log(risk):
             low = middle
         else:
             high = middle

@@ -23,7 +23,8 @@ class Rules:
     frames_min: int
     """So many frames are compared, and so many answered in the canary, before either stage can end well."""
     risk: float
-    """The chance of a promotion against a rule, and of a roll-back for a rule that is kept, at most."""
+    """The chance of a promotion against a rule, and of a roll-back for a rule that is kept, at most, where streams are
+    alike and load stays."""
     shadow_ns_max: int
     canary_ns_max: int
     at_limit: AtLimit = AtLimit.ROLL_BACK

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from duly.trials.evidence import Above, Mean
-from duly.trials.on_time import Compared
+from duly.trials.on_time import Compared, Since
 from duly.trials.rules import AtLimit, Rules
 
 
@@ -94,7 +94,7 @@ class Trial:
         self._disagrees = Above(1.0 - bound) if bound else None
         self._on_time = Compared(rules.on_time_worse_max)
         """Frames of the canary, compared with others of the model."""
-        self._others = Compared(rules.on_time_worse_max)
+        self._others = Since(rules.on_time_worse_max)
         """Frames of all models that the canary does not answer, compared with those before it began."""
 
     # ---- what the host says ----
@@ -124,7 +124,7 @@ class Trial:
         self._on_time.add(stream_class, on_time)
         if self._on_time.proves_worse(self.rules.roll_back_risk):
             return self._enter(now_ns, Stage.ROLLED_BACK, f"{self._said_on_time()}, worse than asked for")
-        return self._judge_canary(now_ns)
+        return self._judge_canary()
 
     def other_frame(self, now_ns: int, stream_class: int, on_time: bool, same_model: bool) -> list[Effect]:
         """Takes how a frame ended that the candidate did not answer, of the same model or of another."""
@@ -133,14 +133,14 @@ class Trial:
         if same_model:
             self._on_time.add_other(stream_class, on_time)
         if self.stage is not Stage.CANARY:
-            self._others.add_other(stream_class, on_time)
+            self._others.before(stream_class, on_time)
             return []
         self._others.add(stream_class, on_time)
         if self._others.proves_worse(self.rules.roll_back_risk):
             others = self._others
             text = (
                 f"others suffer: {_percent(others.on_time, others.frames)} of their {others.frames} frames are on time "
-                f"since the canary began, {_percent(others.others_on_time, others.others)} were before"
+                f"since the canary began, {_percent(others.before_on_time, others.before_frames)} were before"
             )
             return self._enter(now_ns, Stage.ROLLED_BACK, text)
         return []
@@ -214,7 +214,7 @@ class Trial:
             return self._enter(now_ns, Stage.CANARY, self._said_agreement())
         return []
 
-    def _judge_canary(self, now_ns: int) -> list[Effect]:
+    def _judge_canary(self) -> list[Effect]:
         enough = self._on_time.frames >= self.rules.frames_min
         if self._promoting or not enough or not self._on_time.proves_as_good(self.rules.risk):
             return []

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.metadata
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias
@@ -34,6 +35,8 @@ SNAPSHOT_NS = 20_000_000
 """Statistics are put together for watchers no more often than this, once for all of them."""
 DRAIN_NS_MAX = 600 * 10**9
 """A drain that asks for a longer grace is refused."""
+_VERSION = re.compile("[1-9][0-9]{0,18}")
+"""As folders of versions are called."""
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -95,7 +98,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     @guarded
     async def StartTrial(self, request: model_pb2.StartTrialRequest, context: Context) -> model_pb2.StartTrialResponse:
         if not request.version:
-            raise CallError("INVALID_REQUEST", "version: should be the number of a version", "version")
+            raise CallError("INVALID_REQUEST", "version: should be the number of a version, as 4", "version")
         loaded = await self._host.load(request.name, request.version)
         return model_pb2.StartTrialResponse(trial=trial(await self._trials.begin(loaded)))
 
@@ -103,8 +106,8 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     async def VetoVersion(
         self, request: model_pb2.VetoVersionRequest, context: Context
     ) -> model_pb2.VetoVersionResponse:
-        if not request.version.isdecimal():
-            raise CallError("INVALID_REQUEST", "version: should be the number of a version", "version")
+        if not _VERSION.fullmatch(request.version):
+            raise CallError("INVALID_REQUEST", "version: should be the number of a version, as 4", "version")
         if len(request.reason) > REASON_CHARS_MAX or not request.reason.isprintable():
             text = f"reason: should be at most {REASON_CHARS_MAX} characters that can be printed"
             raise CallError("INVALID_REQUEST", text, "reason")
