@@ -78,6 +78,20 @@ def _feedback() -> pb.FeedbackRequest:
     return pb.FeedbackRequest(items=items)
 
 
+def _hostile_labels() -> list[bytes]:
+    """Labels that would be arrays which nobody can hold."""
+    text, numbers = tensor_pb2.DATA_TYPE_STRING, tensor_pb2.DATA_TYPE_FP32
+    labels = [
+        tensor_pb2.Tensor(name="label", datatype=numbers, shape=[0, 1 << 62]),
+        tensor_pb2.Tensor(
+            name="label", datatype=text, shape=[20_001], data=write_texts(["x" * 400_000, *[""] * 20_000])
+        ),
+        tensor_pb2.Tensor(name="label", datatype=text, data=write_texts(["cat\0"])),
+    ]
+    items = [pb.FrameFeedback(stream_key="s-1", frame_id=1, labels=[label]) for label in labels]
+    return [pb.FeedbackRequest(items=[item]).SerializeToString() for item in items]
+
+
 def _local_tensor(offset: int = 0, size: int = 4, index: int = 0) -> bytes:
     return layout.TENSOR.pack(offset, size, index, 0, 2, 2, 2, *[0] * (layout.EXTENTS - 2))
 
@@ -256,7 +270,7 @@ def seeds() -> dict[str, list[bytes]]:
             packed([sample(1), sample(2)]),
             packed([sample(nth, arrays={"input.x": np.zeros(nth), "output.y": np.zeros(1)}) for nth in (1, 2)]),
         ],
-        "feedback_requests": [_feedback().SerializeToString()],
+        "feedback_requests": [_feedback().SerializeToString(), *_hostile_labels()],
         "client_messages": [
             pb.StreamResponse(outcomes=pb.OutcomeBatch(outcomes=[outcome])).SerializeToString(),
             pb.StreamResponse(opened=pb.StreamOpened(stream_id=1, inputs=[spec], outputs=[spec])).SerializeToString(),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from duly.sampling import wire
+from duly.sampling.feedback import ITEMS_MAX, LABELS_A_MESSAGE_MAX, TEXT_BYTES_MAX
 from duly.sampling.limits import SEGMENT_FRAMES_MAX, DrawnLimits, StoreLimits, WriterSettings
 from duly.sampling.sample import Form, Sample, form_meta, frame_meta
 from duly.sampling.segments import ModelStore
@@ -65,6 +66,11 @@ class Desk:
         if group:
             body |= {"group": group, "place": place}
         self.tell(wire.FRAME, body, b"".join(array.tobytes() for array in kept.arrays.values()))
+
+    def keep_texts(self, kept: Sample, texts: list[str]) -> None:
+        data = b"".join(len(each).to_bytes(4, "little") + each.encode() for each in texts)
+        body = {"form": form_meta(kept.form), "frame": frame_meta(kept), "store": True}
+        self.tell(wire.FRAME, body | {"tensors": [("input.t", [len(texts)], len(data))]}, data)
 
     def label(self, *items: tuple[str, int, int], principal: str = "somebody", **more: Any) -> None:
         """Sends labels: (stream, frame id, class)."""
@@ -316,6 +322,69 @@ def test_a_frame_that_is_no_tensor_of_its_model_is_counted(tmp_path: Path) -> No
     body = {"form": form_meta(kept.form), "frame": frame_meta(kept), "tensors": tensors, "store": True}
     desk.tell(wire.FRAME, body | {"group": "s-1", "place": 0}, bytes(28))
     assert desk.status()["dropped"] == {"misfit": 2}
+
+
+def _text(*texts: bytes) -> bytes:
+    return b"".join(len(each).to_bytes(4, "little") + each for each in texts)
+
+
+HOSTILE = {
+    "an extent that is no array's": ("FP32", [0, 1 << 62], b""),
+    "extents beyond any array": ("FP32", [0, *[1 << 62] * 7], b""),
+    "one long text of many": ("STRING", [200_001], _text(b"x" * MIB) + bytes(4 * 200_000)),
+    "text that would lose its end": ("STRING", [1], _text(b"a\0")),
+    "fewer texts than stated": ("STRING", [1 << 40], _text(b"a")),
+    "more texts than stated": ("STRING", [1], _text(b"a", b"b")),
+    "too many dimensions": ("INT64", [1] * 65, bytes(8)),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+@pytest.mark.parametrize("where", ["label", "output", "frame"])
+def test_no_tensor_of_a_client_ends_the_process(tmp_path: Path, case: str, where: str) -> None:
+    datatype, shape, data = HOSTILE[case]
+    desk = Desk(tmp_path, tmp_path)
+    form = Form("m", "1", {"input.x": datatype, "output.y": datatype}, {"y": (-1,) * len(shape)})
+    body = {"form": form_meta(form), "frame": frame_meta(sample(1, form=form)), "store": True}
+    body |= {"group": "s-1", "place": 0}
+    if where == "frame":
+        tensors = [("input.x", shape, len(data)), ("output.y", shape, 0)]
+        desk.tell(wire.FRAME, body | {"tensors": tensors}, data)
+        assert desk.status()["dropped"] == {"misfit": 2}
+    else:
+        none = [0] * len(shape) if len(shape) < 64 else [0]
+        tensors = [("input.x", none, 0), ("output.y", none, 0)]
+        desk.tell(wire.FRAME, body | {"tensors": tensors})
+        name = "y" if where == "output" else "label"
+        item = {"stream": "s-1", "frame_id": 1, "sizes": [len(data)], "weight": 1.0, "source": ""}
+        item |= {"tensors": [(name, datatype, shape)]}
+        told = {"call": 7, "principal": "somebody", "any_stream": False, "models": ["*"], "items": [item]}
+        desk.tell(wire.LABELS, told, data)
+        assert desk.answers() == [Joined.INVALID]
+    desk.keep(sample(2), "s-1", 1, store=True)
+    desk.pass_s(3)
+    assert [each.frame_id for each in read(tmp_path)][-1] == 2
+
+
+def test_a_long_text_does_not_make_others_of_its_segment_long(tmp_path: Path) -> None:
+    desk = Desk(store=tmp_path, store_limits=StoreLimits(1 << 30, 1000.0))
+    form = Form("m", "1", {"input.t": "STRING"}, {})
+    for frame_id, texts in enumerate(([""] * 5000, ["x" * MIB], [""] * 5000)):
+        desk.keep_texts(sample(frame_id, form=form), texts)
+    desk.pass_s(3)
+    assert [each.inputs["t"].size for each in read(tmp_path)] == [5000, 1, 5000]
+    assert segment_numbers(tmp_path / "m" / "frames") == [1, 2, 3]
+
+
+def test_a_message_of_labels_that_is_as_long_as_may_be_is_read() -> None:
+    name = "\u00e9" * (TEXT_BYTES_MAX // 2)
+    tensor = (name, "UINT64", [(1 << 63) - 1] * 8)
+    item = {"stream": name, "frame_id": (1 << 64) - 1, "weight": 1 / 3, "source": name}
+    item |= {"tensors": [tensor] * (LABELS_A_MESSAGE_MAX // ITEMS_MAX), "sizes": [0] * 4}
+    body = {"call": 1 << 60, "principal": "p" * 1000, "any_stream": False, "models": ["m" * 100] * 1000}
+    messages = wire.Messages()
+    messages.feed(wire.encoded(wire.LABELS, body | {"items": [item] * ITEMS_MAX}))
+    assert messages.next() is not None
 
 
 def test_messages_that_are_too_large_or_no_json_are_none() -> None:

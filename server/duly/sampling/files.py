@@ -7,6 +7,7 @@ In a file of one frame an array is the tensor. In a segment its first dimension 
 name differ in shape, they lie flat one behind the other, and `shapes` of each frame says where the next begins.
 """
 
+import errno
 import io
 import json
 import os
@@ -43,7 +44,10 @@ def write(path: Path, samples: Sequence[Sample], *, segment: bool, durable: bool
     takes on the disk. `segment`: whether it is one, or a file of the one frame. `durable`: whether it is on the disk at
     the return. Raises OSError; there is no half file then.
     """
-    contents = packed(samples) if segment else _single(samples[0])
+    try:
+        contents = packed(samples) if segment else _single(samples[0])
+    except MemoryError as error:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from error
     half = path.with_name(f".{path.name}{HALF}")
     descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
     try:

@@ -23,6 +23,9 @@ from duly.sampling.store import FRAMES, LABELLED, segment_name, segment_numbers
 Told = Callable[[OSError | None], None]
 """Called when a frame was written, with None, or could not be."""
 
+_Sizes = dict[str, tuple[int, int]]
+"""By the arrays' names, how many elements there are, and how many bytes the largest has."""
+
 _FORGET_PARTS = 4
 """Where so large a part of the frames that are remembered has gone, they are looked through."""
 _READ_LATELY = 2
@@ -54,6 +57,7 @@ class Segments:
         self._bytes_max = bytes_max
         self._limits = limits
         self._waiting: list[tuple[Sample, Told]] = []
+        self._sizes: _Sizes = {}
         self._waiting_bytes = 0
         self._due_s = 0.0
         self._number = 1
@@ -100,15 +104,14 @@ class Segments:
 
     def add(self, now_s: float, unix_s: float, sample: Sample, told: Told) -> int:
         """Adds a frame, which is written with others soon. Returns its place in the next segment."""
-        size_bytes = sum(array.nbytes for array in sample.arrays.values())
         if self._waiting and (
-            not _alike(sample, self._waiting[0][0]) or self._waiting_bytes + size_bytes > SEGMENT_BYTES_MAX
+            not _alike(sample, self._waiting[0][0]) or _together(self._sizes, sample)[1] > SEGMENT_BYTES_MAX
         ):
             self.flush(unix_s)
         if not self._waiting:
             self._due_s = now_s + self._wait_s
         self._waiting.append((sample, told))
-        self._waiting_bytes += size_bytes
+        self._sizes, self._waiting_bytes = _together(self._sizes, sample)
         return len(self._waiting) - 1
 
     def is_full(self) -> bool:
@@ -116,7 +119,8 @@ class Segments:
 
     def flush(self, unix_s: float) -> None:
         """Writes what waits as a segment. Where that fails, those who wait for it are told, and nothing is kept."""
-        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        waiting, self._waiting = self._waiting, []
+        self._sizes, self._waiting_bytes = {}, 0
         if not waiting:
             return
         number, self._number = self._number, self._number + 1
@@ -259,6 +263,17 @@ class ModelStore:
                     self._remember((str(stream), int(frame_id)), number, row)
             except (KeyError, TypeError, ValueError):
                 return
+
+
+def _together(sizes: _Sizes, sample: Sample) -> tuple[_Sizes, int]:
+    """Returns what arrays of a segment have with one more frame, and how many bytes they take: each element of text
+    takes as many as the longest of the whole segment.
+    """
+    more: _Sizes = {}
+    for name, array in sample.arrays.items():
+        elements, longest = sizes.get(name, (0, 0))
+        more[name] = elements + array.size, max(longest, array.itemsize)
+    return more, sum(elements * longest for elements, longest in more.values())
 
 
 def _alike(left: Sample, right: Sample) -> bool:

@@ -25,6 +25,8 @@ TELL_SECONDS = 0.25
 """How often the server is told what was written, at most."""
 TRIM_SECONDS = 60.0
 """How often it is looked for segments that are too old."""
+REASON_CHARS_MAX = 400
+"""What is said of the labels of one frame is no longer."""
 _REASONS = {
     errno.ENOSPC: "no_space",
     errno.EDQUOT: "no_space",
@@ -135,7 +137,7 @@ class Writing:
                 name: array_of(form.datatypes[name], tuple(shape), each)
                 for (name, shape, _), each in zip(tensors, pieces, strict=True)
             }
-        except BadTensor:
+        except (BadTensor, ValueError, OverflowError, MemoryError):
             self._dropped["misfit"] += body["store"] + ("group" in body)
             return
         sample = sample_of(form, body["frame"], arrays)
@@ -202,6 +204,9 @@ class Writing:
         except BadTensor as error:
             answer(Joined.INVALID, str(error))
             return
+        except (ValueError, OverflowError, MemoryError):
+            answer(Joined.INVALID, "they are no tensors that can be kept")
+            return
         except OSError as error:
             self._problem = error.strerror or type(error).__name__
             answer(Joined.NOT_KEPT, _not_kept(error))
@@ -219,7 +224,7 @@ class _Call:
         self._say = say
 
     def answer(self, nth: int, joined: Joined, reason: str) -> None:
-        self._answers[nth] = int(joined), reason
+        self._answers[nth] = int(joined), reason[:REASON_CHARS_MAX]
         self.answered_all()
 
     def answered_all(self) -> None:
