@@ -1,5 +1,6 @@
 """What the process that writes samples does with messages: what is on the disk then, and what the server hears."""
 
+import json
 import os
 import random
 import resource
@@ -304,6 +305,56 @@ def test_what_was_left_half_and_what_is_broken_keeps_nobody(tmp_path: Path) -> N
     assert sorted(os.listdir(frames)) == ["000000000001.npz", "000000000007.npz", "000000000008.npz"]
     assert sorted(os.listdir(group)) == ["000000.npz", "000005.npz"]
     assert [each.frame_id for each in read(tmp_path)] == [1, 2]
+
+
+FRAME = {"stream": "s-9", "frame_id": 9, "received_unix_ns": 9, "variant": "", "status": "", "principal": ""}
+ODD = {
+    "no frames": [],
+    "frames that are no tables": [3, None],
+    "frames that are no list": {"a": 1},
+    "an id beyond all numbers": [FRAME | {"frame_id": float("inf")}],
+    "a time beyond all numbers": [FRAME | {"received_unix_ns": float("inf")}],
+    "pieces of nothing": [FRAME | {"pieces": [[1], 2]}],
+    "a piece beyond all numbers": [FRAME | {"pieces": [["s", float("inf")]]}],
+    "a label that is none": [FRAME | {"label": "cat"}],
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_an_odd_file_keeps_the_process_from_nothing(tmp_path: Path, case: str) -> None:
+    desk = Desk(tmp_path, tmp_path)
+    desk.keep(sample(1), "s-1", 0, store=True)
+    desk.pass_s(3)
+    meta = form_meta(sample(1).form) | {"frames": ODD[case]}
+    for place in ("samples/s-1/000005.npz", "frames/000000000002.npz", "labelled/000000000002.npz"):
+        (tmp_path / "m" / place).parent.mkdir(exist_ok=True)
+        with (tmp_path / "m" / place).open("wb") as file:
+            np.savez(file, **{"meta": np.array(json.dumps(meta).encode()), "input.x": np.zeros((2, 4), np.float32)})
+    desk.begin()
+    desk.label(("s-1", 1, 1))
+    desk.keep(sample(2), "s-1", 5, store=True)
+    desk.pass_s(3)
+    assert desk.answers() == [Joined.JOINED]
+    passed_over: list[Path] = []
+    assert [each.frame_id for each in read(tmp_path, lambda path, reason: passed_over.append(path))] == [1, 2]
+    assert {path.name for path in passed_over} == {"000000000002.npz"}
+
+
+def test_what_is_no_file_in_a_folder_of_samples_is_left_alone(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, tmp_path)
+    desk.keep(sample(1), "s-1", 0, store=True)
+    desk.pass_s(3)
+    for folder, names in (("samples/s-1", ("000007", "000008", "000009")), ("frames", ("0" * 11 + n for n in "789"))):
+        for make, name in zip((os.mkdir, os.mkfifo, lambda path: os.symlink("nothing", path)), names, strict=True):
+            make(tmp_path / "m" / folder / f"{name}.npz")
+    (tmp_path / "m" / "samples" / "s-1" / "9.npz").write_bytes(b"mine")
+    desk.begin()
+    desk.keep(sample(2), "s-1", 1, store=True)
+    desk.pass_s(3)
+    assert segment_numbers(tmp_path / "m" / "frames") == [1, 7, 8, 9, 10]
+    passed_over: list[Path] = []
+    assert [each.frame_id for each in read(tmp_path, lambda path, reason: passed_over.append(path))] == [1, 2]
+    assert len(passed_over) == 5, "pipes, links to nothing, and what is no sample"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import errno
 import io
 import json
 import os
+import stat
 import zipfile
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -114,6 +115,10 @@ class File:
             self.is_segment = "frames" in meta
             self.frames: list[dict[str, Any]] = meta["frames"] if self.is_segment else [meta]
             """What is known of each frame."""
+            if not isinstance(self.frames, list) or not all(isinstance(each, dict) for each in self.frames):
+                raise BrokenFile("what it says of its frames is no list of tables")
+            if not self.frames:
+                raise BrokenFile("it has no frames")
             if len(self.frames) > FRAMES_MAX:
                 raise BrokenFile(f"it has {len(self.frames):,} frames, at most {FRAMES_MAX:,} are read")
         except BrokenFile:
@@ -164,9 +169,13 @@ class File:
 
 
 def _archive(path: Path | BinaryIO) -> zipfile.ZipFile:
+    if isinstance(path, Path) and not stat.S_ISREG(path.stat().st_mode):
+        raise BrokenFile("it is no file, but something else that is called so")  # a pipe would be waited for
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # as above
         raise BrokenFile("it is no .npz file, or only a part of one") from error
     members = archive.infolist()
     if len(members) > ARRAYS_MAX or sum(member.file_size for member in members) > FILE_BYTES_MAX:
@@ -176,6 +185,14 @@ def _archive(path: Path | BinaryIO) -> zipfile.ZipFile:
         archive.close()
         raise BrokenFile("it has no array `meta`: it is no sample of a server's")
     return archive
+
+
+def is_plain(path: Path) -> bool:
+    """Whether there is a file that can be read without waiting for anybody: no folder, link or pipe."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def read_file(path: Path) -> list[Sample]:

@@ -6,8 +6,7 @@ from fnmatch import fnmatchcase
 from math import prod
 from typing import Any
 
-from duly.sampling.drawn import Key
-from duly.sampling.sample import OUTPUT, Array, Labelled, Sample
+from duly.sampling.sample import OUTPUT, Array, Key, Labelled, Sample
 from duly.sampling.tensors import BadTensor, array_of, fits, is_finite
 
 UNKNOWN = "no frame is kept under this key and id: it was not sampled, or has given way to newer ones"

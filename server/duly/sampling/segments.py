@@ -4,11 +4,11 @@ bytes and by age, and where each frame is, so that a label finds it.
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from duly.sampling.drawn import Key
-from duly.sampling.files import FOLDER_MODE, FRAMES_MAX, HALF, BrokenFile, File, on_disk, read_file, write
+from duly.sampling.files import FOLDER_MODE, FRAMES_MAX, HALF, BrokenFile, File, is_plain, on_disk, read_file, write
 from duly.sampling.limits import (
     FRAMES_SECONDS,
     LABELLED_SECONDS,
@@ -17,7 +17,7 @@ from duly.sampling.limits import (
     SEGMENTS_MAX,
     StoreLimits,
 )
-from duly.sampling.sample import Sample
+from duly.sampling.sample import Key, Sample, keys_of
 from duly.sampling.store import FRAMES, LABELLED, segment_name, segment_numbers
 
 Told = Callable[[OSError | None], None]
@@ -74,6 +74,8 @@ class Segments:
         for number in segment_numbers(self.folder):
             path = self.folder / segment_name(number)
             self._number = number + 1
+            if not is_plain(path):
+                continue
             status = path.stat()
             try:
                 file = File(path)
@@ -126,6 +128,7 @@ class Segments:
         number, self._number = self._number, self._number + 1
         failed: OSError | None = None
         try:
+            self.trim(unix_s)  # where nothing can be removed, nothing comes
             samples = [sample for sample, _ in waiting]
             if not self.folder.is_dir():
                 self.folder.parent.mkdir(FOLDER_MODE, exist_ok=True)  # never the store's own folder
@@ -136,10 +139,11 @@ class Segments:
             failed = error
         for _, told in waiting:
             told(failed)
-        self.trim(unix_s)
+        with suppress(OSError):  # it is tried again before the next is written
+            self.trim(unix_s)
 
     def trim(self, unix_s: float) -> None:
-        """Removes the oldest segments where there are too many, or they are too old."""
+        """Removes the oldest segments where there are too many, or they are too old. Raises OSError."""
         written, limits = self.written, self._limits
         while written and (
             self.bytes > self._bytes_max
@@ -147,10 +151,10 @@ class Segments:
             or len(written) > SEGMENTS_MAX
             or unix_s - written[0].unix_s > limits.age_s_max
         ):
+            (self.folder / segment_name(written[0].number)).unlink(missing_ok=True)
             oldest = written.popleft()
             self.bytes -= oldest.size_bytes
             self.frames -= oldest.frames
-            (self.folder / segment_name(oldest.number)).unlink(missing_ok=True)
 
     def _note(self, written: _Written) -> None:
         self.written.append(written)
@@ -172,7 +176,8 @@ class ModelStore:
         self._read_lately: dict[int, list[Sample]] = {}
         self.frames.take_up(self._remember_all)
         self.labelled.take_up(lambda number, file: None)
-        self.trim(unix_s)
+        with suppress(OSError):  # as at each segment that is written
+            self.trim(unix_s)
 
     @property
     def bytes(self) -> int:
@@ -231,7 +236,7 @@ class ModelStore:
                 segments.flush(unix_s)
 
     def trim(self, unix_s: float) -> None:
-        """Removes what is too much or too old."""
+        """Removes what is too much or too old. Raises OSError."""
         self.frames.trim(unix_s)
         self.labelled.trim(unix_s)
         kept = self.frames.frames + len(self.frames.waiting())
@@ -258,11 +263,11 @@ class ModelStore:
     def _remember_all(self, number: int, file: File) -> None:
         for row, meta in enumerate(file.frames):
             try:
-                keys = meta.get("pieces") or [(meta["stream"], meta["frame_id"])]
-                for stream, frame_id in keys:
-                    self._remember((str(stream), int(frame_id)), number, row)
-            except (KeyError, TypeError, ValueError):
+                keys = keys_of(meta)
+            except ValueError:
                 return
+            for key in keys:
+                self._remember(key, number, row)
 
 
 def _together(sizes: _Sizes, sample: Sample) -> tuple[_Sizes, int]:

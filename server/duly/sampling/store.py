@@ -47,7 +47,7 @@ def read(folder: Path, passed_over: PassedOver = lambda path, reason: None) -> I
             try:
                 key = str(meta["stream"]), int(meta["frame_id"])
                 place = int(meta["received_unix_ns"]), int(label["unix_ns"]) if label else 0, number, row
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, TypeError, ValueError, OverflowError):
                 passed_over(path, f"what it says of frame {row} cannot be read")
                 break
             if key not in newest or newest[key][1] <= place[1]:

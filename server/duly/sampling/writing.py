@@ -99,7 +99,10 @@ class Writing:
         if now_s >= self._trim_s:
             self._trim_s = now_s + TRIM_SECONDS
             for store in self._stores.values():
-                store.trim(unix_s)
+                try:
+                    store.trim(unix_s)
+                except OSError as error:  # until it can be removed, nothing more is written where there is too much
+                    self._problem = error.strerror or type(error).__name__
         if now_s >= self._tell_s:
             self._tell_s = now_s + TELL_SECONDS
             self.tell()
