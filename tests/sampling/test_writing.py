@@ -4,6 +4,7 @@ import json
 import os
 import random
 import resource
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,28 @@ def test_what_was_left_half_and_what_is_broken_keeps_nobody(tmp_path: Path) -> N
     assert sorted(os.listdir(frames)) == ["000000000001.npz", "000000000007.npz", "000000000008.npz"]
     assert sorted(os.listdir(group)) == ["000000.npz", "000005.npz"]
     assert [each.frame_id for each in read(tmp_path)] == [1, 2]
+
+
+def test_numbers_of_segments_are_never_given_again(tmp_path: Path) -> None:
+    desk = Desk(store=tmp_path)
+    for number in (1, 2):
+        desk.keep(sample(number), store=True)
+        desk.label(("s-1", number, 1))
+        desk.pass_s(3)
+    for kind in ("frames", "labelled"):
+        shutil.rmtree(tmp_path / "m" / kind)
+    desk.begin()
+    desk.keep(sample(3), store=True)
+    desk.label(("s-1", 3, 1))
+    desk.pass_s(3)
+    for kind in ("frames", "labelled"):
+        assert segment_numbers(tmp_path / "m" / kind) == [3]
+    for kind in ("frames", "labelled"):
+        (tmp_path / "m" / f".{kind}.last").write_text("no number")
+    desk.begin()
+    desk.keep(sample(4), store=True)
+    desk.pass_s(3)
+    assert segment_numbers(tmp_path / "m" / "frames") == [3, 4]
 
 
 FRAME = {"stream": "s-9", "frame_id": 9, "received_unix_ns": 9, "variant": "", "status": "", "principal": ""}

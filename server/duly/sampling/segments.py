@@ -2,13 +2,25 @@
 bytes and by age, and where each frame is, so that a label finds it.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from duly.sampling.files import FOLDER_MODE, FRAMES_MAX, HALF, BrokenFile, File, is_plain, on_disk, read_file, write
+from duly.sampling.files import (
+    FOLDER_MODE,
+    FRAMES_MAX,
+    HALF,
+    MODE,
+    BrokenFile,
+    File,
+    is_plain,
+    on_disk,
+    read_file,
+    write,
+)
 from duly.sampling.limits import (
     FRAMES_SECONDS,
     LABELLED_SECONDS,
@@ -26,6 +38,7 @@ Told = Callable[[OSError | None], None]
 _Sizes = dict[str, tuple[int, int]]
 """By the arrays' names, how many elements there are, and how many bytes the largest has."""
 
+_NUMBER_DIGITS = 12
 _FORGET_PARTS = 4
 """Where so large a part of the frames that are remembered has gone, they are looked through."""
 _READ_LATELY = 2
@@ -66,6 +79,7 @@ class Segments:
         """Takes up segments from before, and calls `each` with their numbers and what is in them. Raises OSError where
         the folder cannot be read.
         """
+        self._number = self._last_given() + 1
         if not self.folder.is_dir():
             return
         for path in self.folder.iterdir():
@@ -73,7 +87,7 @@ class Segments:
                 path.unlink(missing_ok=True)
         for number in segment_numbers(self.folder):
             path = self.folder / segment_name(number)
-            self._number = number + 1
+            self._number = max(self._number, number + 1)
             if not is_plain(path):
                 continue
             status = path.stat()
@@ -133,6 +147,7 @@ class Segments:
             if not self.folder.is_dir():
                 self.folder.parent.mkdir(FOLDER_MODE, exist_ok=True)  # never the store's own folder
                 self.folder.mkdir(FOLDER_MODE, exist_ok=True)
+            self._give(number)
             size_bytes = write(self.folder / segment_name(number), samples, segment=True, durable=self._durable)
             self._note(_Written(number, len(samples), size_bytes, unix_s))
         except OSError as error:
@@ -141,6 +156,32 @@ class Segments:
             told(failed)
         with suppress(OSError):  # it is tried again before the next is written
             self.trim(unix_s)
+
+    @property
+    def _last_file(self) -> Path:
+        """Where the last number is that was given, so that none is given twice when all segments are gone."""
+        return self.folder.with_name(f".{self.folder.name}.last")
+
+    def _last_given(self) -> int:
+        if not is_plain(self._last_file):
+            return 0
+        with self._last_file.open("rb") as file:
+            text = file.read(_NUMBER_DIGITS)
+        return int(text) if text.isdigit() else 0
+
+    def _give(self, number: int) -> None:
+        """Writes down that a number is given. Raises OSError."""
+        half = self._last_file.with_name(f"{self._last_file.name}{HALF}")
+        descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
+        try:
+            try:
+                os.write(descriptor, b"%d" % number)
+            finally:
+                os.close(descriptor)
+            os.replace(half, self._last_file)
+        except OSError:
+            half.unlink(missing_ok=True)
+            raise
 
     def trim(self, unix_s: float) -> None:
         """Removes the oldest segments where there are too many, or they are too old. Raises OSError."""

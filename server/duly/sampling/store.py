@@ -5,8 +5,10 @@
     DIR/MODEL/labelled/NNNNNNNNNNNN.npz    segments: frames with their labels, in the order in which labels came
 
 A frame of a model that learns is in `frames` at once, and again in `labelled` when its label has come, once for each
-correction. Numbers rise and are never used again, so that who follows a folder needs to know the last one alone. The
-oldest segments are removed where there are too many or they are too old.
+correction. Numbers rise and are never used again, so that who follows a folder needs to know the last one alone; files
+`.frames.last` and `.labelled.last` have it for when all segments are gone. Where the folder of a model was removed
+numbers begin again: the highest that is there is lower than the last one then. The oldest segments are removed where
+there are too many or they are too old.
 """
 
 import os
