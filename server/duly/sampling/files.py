@@ -14,8 +14,10 @@ import os
 import stat
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from struct import Struct
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -34,6 +36,11 @@ FRAMES_MAX = 4096
 HEADER_CHARS_MAX = 10_000
 BLOCK_BYTES = 4096
 """What a file takes on the disk is counted in whole blocks."""
+
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_LOCAL_HEADER = Struct("<26xHH")
+"""What stands before a member of an archive, without its name and what else there is: how long these are."""
 
 
 class BrokenFile(Exception):
@@ -103,6 +110,16 @@ def _npz(arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> bytes:
 # ---- reading ----
 
 
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Where an array lies in a file."""
+
+    at: int
+    """Its first element, in bytes from the beginning of the file."""
+    shape: tuple[int, ...]
+    dtype: "np.dtype[Any]"
+
+
 class File:
     """A file that is open. Its arrays are read as they are asked for."""
 
@@ -143,6 +160,29 @@ class File:
             raise
         except Exception as error:
             raise BrokenFile(f"its frames cannot be read ({type(error).__name__})") from error
+
+    def member(self, name: str) -> Member:
+        """Returns where the elements of an array lie. Raises BrokenFile, also where they are packed."""
+        try:
+            info = self._archive.getinfo(f"{name}.npy")
+            with self._archive.open(info) as opened:
+                version = np.lib.format.read_magic(opened)
+                read_header = _HEADERS[version]
+                shape, by_columns, dtype = read_header(opened, max_header_size=HEADER_CHARS_MAX)
+                header_bytes = opened.tell()
+            file = self._archive.fp
+            assert file is not None
+            file.seek(info.header_offset)
+            lengths = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+            if info.compress_type != zipfile.ZIP_STORED or dtype.hasobject or (by_columns and len(shape) > 1):
+                raise BrokenFile(f"{name} does not lie there row by row")
+            if header_bytes + prod(shape) * dtype.itemsize > info.file_size:
+                raise BrokenFile(f"{name} is cut off")
+            return Member(info.header_offset + _LOCAL_HEADER.size + sum(lengths) + header_bytes, shape, dtype)
+        except BrokenFile:
+            raise
+        except Exception as error:
+            raise BrokenFile(f"{name} cannot be read ({type(error).__name__})") from error
 
     def _column(self, name: str) -> Sequence[Array]:
         """The tensors of that name, one for each frame."""

@@ -18,7 +18,6 @@ from duly.sampling.files import (
     File,
     is_plain,
     on_disk,
-    read_file,
     write,
 )
 from duly.sampling.limits import (
@@ -29,6 +28,7 @@ from duly.sampling.limits import (
     SEGMENTS_MAX,
     StoreLimits,
 )
+from duly.sampling.rows import Rows
 from duly.sampling.sample import Key, Sample, keys_of
 from duly.sampling.store import FRAMES, LABELLED, segment_name, segment_numbers
 
@@ -41,8 +41,8 @@ _Sizes = dict[str, tuple[int, int]]
 _NUMBER_DIGITS = 12
 _FORGET_PARTS = 4
 """Where so large a part of the frames that are remembered has gone, they are looked through."""
-_READ_LATELY = 2
-"""So many segments are kept in memory that labels were for: those of a moment are for few."""
+_READ_LATELY = 32
+"""Of so many segments that labels were for it is kept in memory what is said of their frames."""
 
 
 @dataclass(slots=True)
@@ -214,7 +214,7 @@ class ModelStore:
         self._places: dict[str, dict[int, int]] = {}
         """Where frames are, by their streams' keys and their ids: number of the segment times FRAMES_MAX, and place."""
         self._remembered = 0
-        self._read_lately: dict[int, list[Sample]] = {}
+        self._read_lately: dict[int, Rows] = {}
         self.frames.take_up(self._remember_all)
         self.labelled.take_up(lambda number, file: None)
         with suppress(OSError):  # as at each segment that is written
@@ -249,21 +249,24 @@ class ModelStore:
         number, row = divmod(at, FRAMES_MAX)
         waiting = self.frames.waiting()
         if number == self.frames.next_number and waiting:
-            samples = waiting
+            found = waiting[row] if row < len(waiting) else None
         elif number < self.frames.oldest_number:
             return None
-        elif number in self._read_lately:
-            samples = self._read_lately[number]
         else:
             try:
-                samples = read_file(self.frames.folder / segment_name(number))
+                rows = self._read_lately.pop(number, None) or Rows(self.frames.folder / segment_name(number))
+                self._read_lately[number] = rows
+                if len(self._read_lately) > _READ_LATELY:
+                    del self._read_lately[next(iter(self._read_lately))]
+                found = rows.frame(row) if row < len(rows) else None
             except (BrokenFile, FileNotFoundError):
                 return None
-            self._read_lately[number] = samples
-            if len(self._read_lately) > _READ_LATELY:
-                del self._read_lately[next(iter(self._read_lately))]
-        found = samples[row] if row < len(samples) else None
         return found if found is not None and key in found.keys else None  # a segment that failed has no frames
+
+    def place(self, key: Key) -> int:
+        """Returns a number by which frames are in the order of their segments; -1: the frame is not there."""
+        stream, frame_id = key
+        return self._places.get(stream, {}).get(frame_id, -1)
 
     @property
     def due_s(self) -> float | None:

@@ -178,9 +178,10 @@ class Writing:
         items = body["items"]
         pieces = iter(wire.parts(data, [size for item in items for size in item["sizes"]]))
         call = _Call(int(body["call"]), len(items), self._say)
-        for nth, item in enumerate(items):
-            labels = labels_of(item, [next(pieces) for _ in item["sizes"]])
-            self._join(now_s, unix_s, labels, sender, partial(call.answer, nth))
+        labels = [labels_of(item, [next(pieces) for _ in item["sizes"]]) for item in items]
+        places = [max((store.place(each.key) for store in self._stores.values()), default=-1) for each in labels]
+        for nth in sorted(range(len(items)), key=places.__getitem__):  # each segment is looked into once
+            self._join(now_s, unix_s, labels[nth], sender, partial(call.answer, nth))
         call.answered_all()
 
     def _join(
