@@ -129,6 +129,16 @@ def test_groups_that_ended_give_way_and_those_that_go_on_do_not(tmp_path: Path) 
     assert len(list((tmp_path / "m" / "samples").iterdir())) == 2, "no empty folders are left"
 
 
+def test_a_group_that_goes_on_after_a_restart_is_not_taken_for_one_that_ended(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, drawn_limits=DrawnLimits(MIB, 1))
+    desk.keep(sample(1), "a-1", 0)
+    desk.begin()
+    desk.keep(sample(2), "a-1", 1)
+    desk.keep(sample(3, stream="s-2"), "a-2", 0)
+    assert desk.status()["dropped"] == {"full": 1}
+    assert [each.frame_id for each in read(tmp_path)] == [1, 2]
+
+
 def test_samples_take_no_more_than_they_may(tmp_path: Path) -> None:
     desk = Desk(tmp_path, drawn_limits=DrawnLimits(10 * 4096, 100))
     rng = random.Random(5)

@@ -60,6 +60,7 @@ class DrawnFolder:
         known = self._groups.pop(name, None)
         known = known or _Group(self.folder / sample.form.model / SAMPLES / group, lives=not is_shared(group))
         self._groups[name] = known  # the newest last
+        known.lives = not is_shared(group)  # also where it is from before a restart of this process
         try:
             estimate = on_disk(sum(array.nbytes for array in sample.arrays.values()))
             self._make_room(estimate - known.sizes.get(place, 0), 0, name)
