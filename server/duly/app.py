@@ -310,6 +310,7 @@ class App:
             workers,
             local_bytes_max,
             self._sampling.bytes_max,
+            self._learning_bytes_max(),
         )
         _log.info("most memory under the limits, in bytes", total=ceiling.total, **asdict(ceiling))
         has_bytes = memory_bytes_max()
@@ -320,6 +321,17 @@ class App:
                 total=ceiling.total,
                 has=has_bytes,
             )
+
+    def _learning_bytes_max(self) -> int:
+        """The most memory that learning takes: one attempt is made at a time, on the old and the new version."""
+        if self._config.learn is None:
+            return 0
+        attempts = [
+            learning.train_bytes_max + 2 * loaded.memory_bytes_max
+            for loaded in self.catalogue.all_versions()
+            if (learning := loaded.version.config.learning) is not None and learning.on
+        ]
+        return self._config.learn_memory_bytes_max + max(attempts, default=0)
 
     def _watches(self) -> list[asyncio.Task[None]]:
         config = self._config

@@ -1,16 +1,19 @@
 """Writes the seeds of the corpora anew: `python -m tests.fuzz.seeds`. What a crash has left is kept by its own name."""
 
 import base64
+import io
 import json
 import random
 import struct
 import zlib
+from math import inf
 from pathlib import Path
 
 import numpy as np
 
 from duly.rpc.local import layout
 from duly.sampling.files import packed
+from duly.sampling.sample import form_meta
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import tensor_pb2
 from duly.worker import channel
@@ -76,6 +79,27 @@ def _feedback() -> pb.FeedbackRequest:
     keys = [("s-1", 1), ("s-1", 2), ("s-2", 1)]
     items = [pb.FrameFeedback(stream_key=key, frame_id=nth, labels=[y, right], source="desk") for key, nth in keys]
     return pb.FeedbackRequest(items=items)
+
+
+def _npz(meta: dict[str, object]) -> bytes:
+    """A file of samples that says this of its frames, and has none."""
+    file = io.BytesIO()
+    np.savez(file, meta=np.array(json.dumps(meta).encode()))
+    return file.getvalue()
+
+
+def _hostile_labels() -> list[bytes]:
+    """Labels that would be arrays which nobody can hold."""
+    text, numbers = tensor_pb2.DATA_TYPE_STRING, tensor_pb2.DATA_TYPE_FP32
+    labels = [
+        tensor_pb2.Tensor(name="label", datatype=numbers, shape=[0, 1 << 62]),
+        tensor_pb2.Tensor(
+            name="label", datatype=text, shape=[20_001], data=write_texts(["x" * 400_000, *[""] * 20_000])
+        ),
+        tensor_pb2.Tensor(name="label", datatype=text, data=write_texts(["cat\0"])),
+    ]
+    items = [pb.FrameFeedback(stream_key="s-1", frame_id=1, labels=[label]) for label in labels]
+    return [pb.FeedbackRequest(items=[item]).SerializeToString() for item in items]
 
 
 def _local_tensor(offset: int = 0, size: int = 4, index: int = 0) -> bytes:
@@ -255,8 +279,9 @@ def seeds() -> dict[str, list[bytes]]:
         "sample_files": [
             packed([sample(1), sample(2)]),
             packed([sample(nth, arrays={"input.x": np.zeros(nth), "output.y": np.zeros(1)}) for nth in (1, 2)]),
+            *(_npz(form_meta(sample(1).form) | {"frames": frames}) for frames in ([], [3], [{"pieces": [["s", inf]]}])),
         ],
-        "feedback_requests": [_feedback().SerializeToString()],
+        "feedback_requests": [_feedback().SerializeToString(), *_hostile_labels()],
         "client_messages": [
             pb.StreamResponse(outcomes=pb.OutcomeBatch(outcomes=[outcome])).SerializeToString(),
             pb.StreamResponse(opened=pb.StreamOpened(stream_id=1, inputs=[spec], outputs=[spec])).SerializeToString(),

@@ -39,7 +39,11 @@ from duly.rpc.local import frames as local
 from duly.rpc.local.areas import FrameArea
 from duly.runtime.answers import Answers, Asked, BrokenAnswer
 from duly.runtime.recording import RecordingError, read_recording
+from duly.sampling.drawn import DrawnFolder
 from duly.sampling.files import BrokenFile, read_file
+from duly.sampling.limits import DrawnLimits, StoreLimits
+from duly.sampling.segments import ModelStore
+from duly.sampling.store import read
 from duly.sampling.wire import Joined
 from duly.streams.errors import CallError, InvalidFrame, InvalidTerms
 from duly.streams.inputs import InputChecks
@@ -324,9 +328,9 @@ def model_settings(data: bytes) -> None:
     settings, _, labels = data.partition(b"\0\0")
     (folder / "model.toml").write_bytes(settings)
     (folder / "labels.txt").write_bytes(labels)
-    for read in (lambda: read_config(folder), lambda: read_labels(folder, "labels.txt")):
+    for reading in (lambda: read_config(folder), lambda: read_labels(folder, "labels.txt")):
         try:
-            read()
+            reading()
         except BrokenModel as error:
             assert str(error)
             assert str(folder) not in str(error), error
@@ -514,6 +518,16 @@ def sample_files(data: bytes) -> None:
     with contextlib.suppress(BrokenFile):
         for sample in read_file(_file("0.npz", data)):
             assert sample.arrays.keys() == sample.form.datatypes.keys()
+    folder = Path(tempfile.mkdtemp(dir=_scratch()))
+    try:  # and as a writer finds it at its start
+        for place in ("samples/s-1/000000.npz", "frames/000000000001.npz", "labelled/000000000001.npz"):
+            (folder / "m" / place).parent.mkdir(parents=True)
+            (folder / "m" / place).write_bytes(data)
+        DrawnFolder(folder, DrawnLimits(1 << 30, 4))
+        ModelStore(folder / "m", StoreLimits(1 << 30, 1e12), 0.0)
+        list(read(folder))
+    finally:
+        shutil.rmtree(folder)
 
 
 @cache

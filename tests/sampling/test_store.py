@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from duly.sampling.files import BrokenFile, read_file, write
+from duly.sampling.rows import Rows
 from duly.sampling.sample import Form, Labelled
 from duly.sampling.store import Follower, read, segment_name
 from tests.sampling.made import FORM, same, sample
@@ -127,3 +128,23 @@ def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         list(read(tmp_path / "none"))
     assert FORM.class_label == "label"
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_single_frames_of_a_segment_are_as_in_the_whole(tmp_path: Path, alike: bool) -> None:
+    texts = [np.array(["", "a\u00e4"]), np.array(["long" * 100] * (2 if alike else 0), np.str_)]
+    form = Form("m", "1", {"input.x": "FP32", "input.t": "STRING"}, {})
+    xs = [np.full((2, 3 if alike else nth), nth, "<f4") for nth in range(5)]
+    kept = [sample(nth, form=form, arrays={"input.x": xs[nth], "input.t": texts[nth % 2]}) for nth in range(5)]
+    path = tmp_path / segment_name(1)
+    write(path, kept, segment=True)
+    rows = Rows(path)
+    assert len(rows) == 5
+    for nth in (3, 0, 4, 1, 2):
+        assert same(rows.frame(nth), kept[nth])
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(BrokenFile, match="cut off"):
+        rows.frame(4)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        rows.frame(0)

@@ -1,8 +1,10 @@
 """What the process that writes samples does with messages: what is on the disk then, and what the server hears."""
 
+import json
 import os
 import random
 import resource
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from duly.sampling import wire
+from duly.sampling.feedback import ITEMS_MAX, LABELS_A_MESSAGE_MAX, TEXT_BYTES_MAX
 from duly.sampling.limits import SEGMENT_FRAMES_MAX, DrawnLimits, StoreLimits, WriterSettings
 from duly.sampling.sample import Form, Sample, form_meta, frame_meta
 from duly.sampling.segments import ModelStore
@@ -66,6 +69,11 @@ class Desk:
             body |= {"group": group, "place": place}
         self.tell(wire.FRAME, body, b"".join(array.tobytes() for array in kept.arrays.values()))
 
+    def keep_texts(self, kept: Sample, texts: list[str]) -> None:
+        data = b"".join(len(each).to_bytes(4, "little") + each.encode() for each in texts)
+        body = {"form": form_meta(kept.form), "frame": frame_meta(kept), "store": True}
+        self.tell(wire.FRAME, body | {"tensors": [("input.t", [len(texts)], len(data))]}, data)
+
     def label(self, *items: tuple[str, int, int], principal: str = "somebody", **more: Any) -> None:
         """Sends labels: (stream, frame id, class)."""
         told = [
@@ -119,6 +127,16 @@ def test_groups_that_ended_give_way_and_those_that_go_on_do_not(tmp_path: Path) 
     desk.keep(sample(11, stream="b-2"), "b-2", 0)
     assert {each.stream for each in read(tmp_path)} == {"b-1", "b-2"}
     assert len(list((tmp_path / "m" / "samples").iterdir())) == 2, "no empty folders are left"
+
+
+def test_a_group_that_goes_on_after_a_restart_is_not_taken_for_one_that_ended(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, drawn_limits=DrawnLimits(MIB, 1))
+    desk.keep(sample(1), "a-1", 0)
+    desk.begin()
+    desk.keep(sample(2), "a-1", 1)
+    desk.keep(sample(3, stream="s-2"), "a-2", 0)
+    assert desk.status()["dropped"] == {"full": 1}
+    assert [each.frame_id for each in read(tmp_path)] == [1, 2]
 
 
 def test_samples_take_no_more_than_they_may(tmp_path: Path) -> None:
@@ -300,6 +318,78 @@ def test_what_was_left_half_and_what_is_broken_keeps_nobody(tmp_path: Path) -> N
     assert [each.frame_id for each in read(tmp_path)] == [1, 2]
 
 
+def test_numbers_of_segments_are_never_given_again(tmp_path: Path) -> None:
+    desk = Desk(store=tmp_path)
+    for number in (1, 2):
+        desk.keep(sample(number), store=True)
+        desk.label(("s-1", number, 1))
+        desk.pass_s(3)
+    for kind in ("frames", "labelled"):
+        shutil.rmtree(tmp_path / "m" / kind)
+    desk.begin()
+    desk.keep(sample(3), store=True)
+    desk.label(("s-1", 3, 1))
+    desk.pass_s(3)
+    for kind in ("frames", "labelled"):
+        assert segment_numbers(tmp_path / "m" / kind) == [3]
+    for kind in ("frames", "labelled"):
+        (tmp_path / "m" / f".{kind}.last").write_text("no number")
+    desk.begin()
+    desk.keep(sample(4), store=True)
+    desk.pass_s(3)
+    assert segment_numbers(tmp_path / "m" / "frames") == [3, 4]
+
+
+FRAME = {"stream": "s-9", "frame_id": 9, "received_unix_ns": 9, "variant": "", "status": "", "principal": ""}
+ODD = {
+    "no frames": [],
+    "frames that are no tables": [3, None],
+    "frames that are no list": {"a": 1},
+    "an id beyond all numbers": [FRAME | {"frame_id": float("inf")}],
+    "a time beyond all numbers": [FRAME | {"received_unix_ns": float("inf")}],
+    "pieces of nothing": [FRAME | {"pieces": [[1], 2]}],
+    "a piece beyond all numbers": [FRAME | {"pieces": [["s", float("inf")]]}],
+    "a label that is none": [FRAME | {"label": "cat"}],
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_an_odd_file_keeps_the_process_from_nothing(tmp_path: Path, case: str) -> None:
+    desk = Desk(tmp_path, tmp_path)
+    desk.keep(sample(1), "s-1", 0, store=True)
+    desk.pass_s(3)
+    meta = form_meta(sample(1).form) | {"frames": ODD[case]}
+    for place in ("samples/s-1/000005.npz", "frames/000000000002.npz", "labelled/000000000002.npz"):
+        (tmp_path / "m" / place).parent.mkdir(exist_ok=True)
+        with (tmp_path / "m" / place).open("wb") as file:
+            np.savez(file, **{"meta": np.array(json.dumps(meta).encode()), "input.x": np.zeros((2, 4), np.float32)})
+    desk.begin()
+    desk.label(("s-1", 1, 1))
+    desk.keep(sample(2), "s-1", 5, store=True)
+    desk.pass_s(3)
+    assert desk.answers() == [Joined.JOINED]
+    passed_over: list[Path] = []
+    assert [each.frame_id for each in read(tmp_path, lambda path, reason: passed_over.append(path))] == [1, 2]
+    assert {path.name for path in passed_over} == {"000000000002.npz"}
+
+
+def test_what_is_no_file_in_a_folder_of_samples_is_left_alone(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, tmp_path)
+    desk.keep(sample(1), "s-1", 0, store=True)
+    desk.pass_s(3)
+    for folder, names in (("samples/s-1", ("000007", "000008", "000009")), ("frames", ("0" * 11 + n for n in "789"))):
+        for make, name in zip((os.mkdir, os.mkfifo, lambda path: os.symlink("nothing", path)), names, strict=True):
+            make(tmp_path / "m" / folder / f"{name}.npz")
+    (tmp_path / "m" / "samples" / "s-1" / "9.npz").write_bytes(b"mine")
+    desk.begin()
+    desk.keep(sample(2), "s-1", 1, store=True)
+    desk.pass_s(3)
+    assert segment_numbers(tmp_path / "m" / "frames") == [1, 7, 8, 9, 10]
+    passed_over: list[Path] = []
+    assert [each.frame_id for each in read(tmp_path, lambda path, reason: passed_over.append(path))] == [1, 2]
+    assert len(passed_over) == 5, "pipes, links to nothing, and what is no sample"
+
+
 @pytest.mark.parametrize(
     "message", [(wire.FRAME, {}), (wire.LABELS, {"items": 3}), (wire.FRAME, {"form": {"format": 9}})]
 )
@@ -316,6 +406,69 @@ def test_a_frame_that_is_no_tensor_of_its_model_is_counted(tmp_path: Path) -> No
     body = {"form": form_meta(kept.form), "frame": frame_meta(kept), "tensors": tensors, "store": True}
     desk.tell(wire.FRAME, body | {"group": "s-1", "place": 0}, bytes(28))
     assert desk.status()["dropped"] == {"misfit": 2}
+
+
+def _text(*texts: bytes) -> bytes:
+    return b"".join(len(each).to_bytes(4, "little") + each for each in texts)
+
+
+HOSTILE = {
+    "an extent that is no array's": ("FP32", [0, 1 << 62], b""),
+    "extents beyond any array": ("FP32", [0, *[1 << 62] * 7], b""),
+    "one long text of many": ("STRING", [200_001], _text(b"x" * MIB) + bytes(4 * 200_000)),
+    "text that would lose its end": ("STRING", [1], _text(b"a\0")),
+    "fewer texts than stated": ("STRING", [1 << 40], _text(b"a")),
+    "more texts than stated": ("STRING", [1], _text(b"a", b"b")),
+    "too many dimensions": ("INT64", [1] * 65, bytes(8)),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+@pytest.mark.parametrize("where", ["label", "output", "frame"])
+def test_no_tensor_of_a_client_ends_the_process(tmp_path: Path, case: str, where: str) -> None:
+    datatype, shape, data = HOSTILE[case]
+    desk = Desk(tmp_path, tmp_path)
+    form = Form("m", "1", {"input.x": datatype, "output.y": datatype}, {"y": (-1,) * len(shape)})
+    body = {"form": form_meta(form), "frame": frame_meta(sample(1, form=form)), "store": True}
+    body |= {"group": "s-1", "place": 0}
+    if where == "frame":
+        tensors = [("input.x", shape, len(data)), ("output.y", shape, 0)]
+        desk.tell(wire.FRAME, body | {"tensors": tensors}, data)
+        assert desk.status()["dropped"] == {"misfit": 2}
+    else:
+        none = [0] * len(shape) if len(shape) < 64 else [0]
+        tensors = [("input.x", none, 0), ("output.y", none, 0)]
+        desk.tell(wire.FRAME, body | {"tensors": tensors})
+        name = "y" if where == "output" else "label"
+        item = {"stream": "s-1", "frame_id": 1, "sizes": [len(data)], "weight": 1.0, "source": ""}
+        item |= {"tensors": [(name, datatype, shape)]}
+        told = {"call": 7, "principal": "somebody", "any_stream": False, "models": ["*"], "items": [item]}
+        desk.tell(wire.LABELS, told, data)
+        assert desk.answers() == [Joined.INVALID]
+    desk.keep(sample(2), "s-1", 1, store=True)
+    desk.pass_s(3)
+    assert [each.frame_id for each in read(tmp_path)][-1] == 2
+
+
+def test_a_long_text_does_not_make_others_of_its_segment_long(tmp_path: Path) -> None:
+    desk = Desk(store=tmp_path, store_limits=StoreLimits(1 << 30, 1000.0))
+    form = Form("m", "1", {"input.t": "STRING"}, {})
+    for frame_id, texts in enumerate(([""] * 5000, ["x" * MIB], [""] * 5000)):
+        desk.keep_texts(sample(frame_id, form=form), texts)
+    desk.pass_s(3)
+    assert [each.inputs["t"].size for each in read(tmp_path)] == [5000, 1, 5000]
+    assert segment_numbers(tmp_path / "m" / "frames") == [1, 2, 3]
+
+
+def test_a_message_of_labels_that_is_as_long_as_may_be_is_read() -> None:
+    name = "\u00e9" * (TEXT_BYTES_MAX // 2)
+    tensor = (name, "UINT64", [(1 << 63) - 1] * 8)
+    item = {"stream": name, "frame_id": (1 << 64) - 1, "weight": 1 / 3, "source": name}
+    item |= {"tensors": [tensor] * (LABELS_A_MESSAGE_MAX // ITEMS_MAX), "sizes": [0] * 4}
+    body = {"call": 1 << 60, "principal": "p" * 1000, "any_stream": False, "models": ["m" * 100] * 1000}
+    messages = wire.Messages()
+    messages.feed(wire.encoded(wire.LABELS, body | {"items": [item] * ITEMS_MAX}))
+    assert messages.next() is not None
 
 
 def test_messages_that_are_too_large_or_no_json_are_none() -> None:

@@ -18,3 +18,9 @@ def test_each_limit_is_in_it_once() -> None:
     assert ceiling.trials == 64 << 20
     parts = ceiling.payloads + ceiling.results + ceiling.messages + ceiling.shared + ceiling.workers + ceiling.trials
     assert ceiling.total == PROCESS_BYTES + parts
+
+
+def test_what_learning_may_take_is_in_it() -> None:
+    without = memory_ceiling(1 << 29, 1 << 22, 100, ())
+    ceiling = memory_ceiling(1 << 29, 1 << 22, 100, (), learning_bytes_max=5 << 30)
+    assert (ceiling.learning, ceiling.total) == (5 << 30, without.total + (5 << 30))

@@ -6,16 +6,14 @@ the one before. Where there are too many groups or bytes, the groups that ended 
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from duly.sampling.files import FOLDER_MODE, HALF, SUFFIX, BrokenFile, File, on_disk, read_file, write
+from duly.sampling.files import FOLDER_MODE, HALF, SUFFIX, BrokenFile, File, is_plain, on_disk, read_file, write
 from duly.sampling.limits import DrawnLimits
-from duly.sampling.sample import Sample
+from duly.sampling.sample import Key, Sample, keys_of
 from duly.sampling.store import SAMPLES
-
-Key = tuple[str, int]
-"""What clients call a frame by: a stream's key and the frame's id."""
 
 
 class Full(Exception):
@@ -50,7 +48,8 @@ class DrawnFolder:
         found = [(path.stat().st_mtime_ns, path) for path in _folders(folder)]
         for _, path in sorted(found):
             self._take_up(path)
-        self._make_room(0, 0, None)
+        with suppress(OSError):  # what cannot be removed now is tried again at the next frame
+            self._make_room(0, 0, None)
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -61,6 +60,7 @@ class DrawnFolder:
         known = self._groups.pop(name, None)
         known = known or _Group(self.folder / sample.form.model / SAMPLES / group, lives=not is_shared(group))
         self._groups[name] = known  # the newest last
+        known.lives = not is_shared(group)  # also where it is from before a restart of this process
         try:
             estimate = on_disk(sum(array.nbytes for array in sample.arrays.values()))
             self._make_room(estimate - known.sizes.get(place, 0), 0, name)
@@ -108,8 +108,8 @@ class DrawnFolder:
         for path in sorted(folder.iterdir()):
             if path.name.endswith(HALF):
                 path.unlink(missing_ok=True)
-            elif path.suffix == SUFFIX and path.stem.isascii() and path.stem.isdigit():
-                self._note(name, group, int(path.stem), on_disk(path.stat().st_size), _keys(path))
+            elif (place := _place(path)) is not None:
+                self._note(name, group, place, on_disk(path.stat().st_size), _keys(path))
         if group.sizes:
             self._groups[name] = group
 
@@ -132,10 +132,11 @@ class DrawnFolder:
             self._remove(victim)
 
     def _remove(self, name: str) -> None:
-        group = self._groups.pop(name)
+        group = self._groups[name]
         for place in list(group.sizes):
             _path(group, place).unlink(missing_ok=True)
             self._forget(group, place)
+        del self._groups[name]
         try:
             group.folder.rmdir()
         except OSError:  # somebody has put something else there
@@ -149,6 +150,14 @@ def is_shared(group: str) -> bool:
 
 def _path(group: _Group, place: int) -> Path:
     return group.folder / f"{place:06}{SUFFIX}"
+
+
+def _place(path: Path) -> int | None:
+    """The place that a file is of; None: it is none of ours."""
+    stem = path.name.removesuffix(SUFFIX)
+    if not (stem.isascii() and stem.isdigit() and path.name == f"{int(stem):06}{SUFFIX}"):
+        return None
+    return int(stem) if is_plain(path) else None
 
 
 def _folders(folder: Path) -> Iterator[Path]:
@@ -174,9 +183,7 @@ def _keys(path: Path) -> tuple[Key, ...]:
     except (BrokenFile, OSError):
         return ()
     file.close()
-    (meta,) = file.frames[:1]
     try:
-        pieces = meta.get("pieces") or [(meta["stream"], meta["frame_id"])]
-        return tuple((str(stream), int(frame_id)) for stream, frame_id in pieces)
-    except (KeyError, TypeError, ValueError):
+        return keys_of(file.frames[0])
+    except ValueError:
         return ()

@@ -23,6 +23,8 @@ ITEMS_MAX = 1024
 """A message with labels of more frames is INVALID_REQUEST."""
 DATA_BYTES_MAX = 4 << 20
 """A message with more bytes of labels is INVALID_REQUEST."""
+LABELS_A_MESSAGE_MAX = 4096
+"""A message with more labels, of all its frames, is INVALID_REQUEST."""
 LABELS_MAX = 16
 """A frame with more labels has its labels INVALID."""
 TEXT_BYTES_MAX = 128
@@ -67,6 +69,10 @@ class FeedbackDesk:
         if len(items) > ITEMS_MAX or size_bytes > DATA_BYTES_MAX:
             text = f"labels of {len(items)} frames with {size_bytes} bytes; at most {ITEMS_MAX} frames and "
             text += f"{DATA_BYTES_MAX} bytes are taken at once, send several messages"
+            raise CallError("INVALID_REQUEST", text, "items")
+        labels = sum(len(item.labels) for item in items)
+        if labels > LABELS_A_MESSAGE_MAX:
+            text = f"{labels} labels, at most {LABELS_A_MESSAGE_MAX} are taken at once; send several messages"
             raise CallError("INVALID_REQUEST", text, "items")
         if items and not self._budget(rights.principal).take_if_there(len(items)):
             text = (

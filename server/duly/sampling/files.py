@@ -7,13 +7,17 @@ In a file of one frame an array is the tensor. In a segment its first dimension 
 name differ in shape, they lie flat one behind the other, and `shapes` of each frame says where the next begins.
 """
 
+import errno
 import io
 import json
 import os
+import stat
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from struct import Struct
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -34,6 +38,11 @@ BLOCK_BYTES = 4096
 """What a file takes on the disk is counted in whole blocks."""
 
 
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_LOCAL_HEADER = Struct("<26xHH")
+"""What stands before a member of an archive, without its name and what else there is: how long these are."""
+
+
 class BrokenFile(Exception):
     """A file holds no samples. The text says why."""
 
@@ -43,7 +52,10 @@ def write(path: Path, samples: Sequence[Sample], *, segment: bool, durable: bool
     takes on the disk. `segment`: whether it is one, or a file of the one frame. `durable`: whether it is on the disk at
     the return. Raises OSError; there is no half file then.
     """
-    contents = packed(samples) if segment else _single(samples[0])
+    try:
+        contents = packed(samples) if segment else _single(samples[0])
+    except MemoryError as error:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from error
     half = path.with_name(f".{path.name}{HALF}")
     descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
     try:
@@ -98,6 +110,16 @@ def _npz(arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> bytes:
 # ---- reading ----
 
 
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Where an array lies in a file."""
+
+    at: int
+    """Its first element, in bytes from the beginning of the file."""
+    shape: tuple[int, ...]
+    dtype: "np.dtype[Any]"
+
+
 class File:
     """A file that is open. Its arrays are read as they are asked for."""
 
@@ -110,6 +132,10 @@ class File:
             self.is_segment = "frames" in meta
             self.frames: list[dict[str, Any]] = meta["frames"] if self.is_segment else [meta]
             """What is known of each frame."""
+            if not isinstance(self.frames, list) or not all(isinstance(each, dict) for each in self.frames):
+                raise BrokenFile("what it says of its frames is no list of tables")
+            if not self.frames:
+                raise BrokenFile("it has no frames")
             if len(self.frames) > FRAMES_MAX:
                 raise BrokenFile(f"it has {len(self.frames):,} frames, at most {FRAMES_MAX:,} are read")
         except BrokenFile:
@@ -134,6 +160,29 @@ class File:
             raise
         except Exception as error:
             raise BrokenFile(f"its frames cannot be read ({type(error).__name__})") from error
+
+    def member(self, name: str) -> Member:
+        """Returns where the elements of an array lie. Raises BrokenFile, also where they are packed."""
+        try:
+            info = self._archive.getinfo(f"{name}.npy")
+            with self._archive.open(info) as opened:
+                version = np.lib.format.read_magic(opened)
+                read_header = _HEADERS[version]
+                shape, by_columns, dtype = read_header(opened, max_header_size=HEADER_CHARS_MAX)
+                header_bytes = opened.tell()
+            file = self._archive.fp
+            assert file is not None
+            file.seek(info.header_offset)
+            lengths = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+            if info.compress_type != zipfile.ZIP_STORED or dtype.hasobject or (by_columns and len(shape) > 1):
+                raise BrokenFile(f"{name} does not lie there row by row")
+            if header_bytes + prod(shape) * dtype.itemsize > info.file_size:
+                raise BrokenFile(f"{name} is cut off")
+            return Member(info.header_offset + _LOCAL_HEADER.size + sum(lengths) + header_bytes, shape, dtype)
+        except BrokenFile:
+            raise
+        except Exception as error:
+            raise BrokenFile(f"{name} cannot be read ({type(error).__name__})") from error
 
     def _column(self, name: str) -> Sequence[Array]:
         """The tensors of that name, one for each frame."""
@@ -160,9 +209,13 @@ class File:
 
 
 def _archive(path: Path | BinaryIO) -> zipfile.ZipFile:
+    if isinstance(path, Path) and not stat.S_ISREG(path.stat().st_mode):
+        raise BrokenFile("it is no file, but something else that is called so")  # a pipe would be waited for
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # as above
         raise BrokenFile("it is no .npz file, or only a part of one") from error
     members = archive.infolist()
     if len(members) > ARRAYS_MAX or sum(member.file_size for member in members) > FILE_BYTES_MAX:
@@ -172,6 +225,14 @@ def _archive(path: Path | BinaryIO) -> zipfile.ZipFile:
         archive.close()
         raise BrokenFile("it has no array `meta`: it is no sample of a server's")
     return archive
+
+
+def is_plain(path: Path) -> bool:
+    """Whether there is a file that can be read without waiting for anybody: no folder, link or pipe."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def read_file(path: Path) -> list[Sample]:

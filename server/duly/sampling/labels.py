@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from math import prod
 from typing import Any
 
-from duly.sampling.drawn import Key
-from duly.sampling.sample import OUTPUT, Array, Labelled, Sample
+from duly.sampling.sample import OUTPUT, Array, Key, Labelled, Sample
 from duly.sampling.tensors import BadTensor, array_of, fits, is_finite
 
 UNKNOWN = "no frame is kept under this key and id: it was not sampled, or has given way to newer ones"
@@ -43,8 +43,10 @@ class Labels:
         datatypes: dict[str, str] = {}
         for name, datatype, shape, data in self.tensors:
             try:
+                _check(sample, name, datatype, shape)
                 array = array_of(datatype, shape, data)
-                _check(sample, name, datatype, array)
+                if not is_finite(array, datatype):
+                    raise BadTensor("it has NaN or an infinity")
             except BadTensor as error:
                 raise BadTensor(f"label {name!r}: {error}") from None
             arrays[name], datatypes[name] = array, datatype
@@ -60,18 +62,16 @@ def labels_of(item: Mapping[str, Any], data: Sequence[memoryview]) -> Labels:
     return Labels((str(item["stream"]), int(item["frame_id"])), tensors, float(item["weight"]), str(item["source"]))
 
 
-def _check(sample: Sample, name: str, datatype: str, array: Array) -> None:
+def _check(sample: Sample, name: str, datatype: str, shape: tuple[int, ...]) -> None:
     """Raises BadTensor where a frame can have no such label."""
     form = sample.form
     if name in form.output_shapes:
         wanted, expected = form.datatypes[OUTPUT + name], form.output_shapes[name]
-        if datatype != wanted or not fits(array.shape, expected):
-            raise BadTensor(f"it is {datatype}{list(array.shape)}, the output is {wanted}{list(expected)}")
+        if datatype != wanted or not fits(shape, expected):
+            raise BadTensor(f"it is {datatype}{list(shape)}, the output is {wanted}{list(expected)}")
     elif name == form.class_label:
-        if array.size != 1:
-            raise BadTensor(f"it has {array.size} elements; a class is one, its number or its name")
+        if prod(shape) != 1:
+            raise BadTensor(f"it has {prod(shape)} elements; a class is one, its number or its name")
     else:
         outputs = ", ".join(map(repr, form.output_shapes))
         raise BadTensor(f"the model has no such output; it has {outputs}, and {form.class_label!r} for a class")
-    if not is_finite(array, datatype):
-        raise BadTensor("it has NaN or an infinity")

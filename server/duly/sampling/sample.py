@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+Key = tuple[str, int]
+"""What clients call a frame by: a stream's key and the frame's id."""
 
 FORMAT = 1
 """Of the files, in case that they have to change."""
@@ -111,7 +113,7 @@ class Sample:
         return self._called(LABEL)
 
     @property
-    def keys(self) -> tuple[tuple[str, int], ...]:
+    def keys(self) -> tuple[Key, ...]:
         """Under what clients know it: a stream's key and a frame id; a joint frame has several."""
         return self.pieces or ((self.stream, self.frame_id),)
 
@@ -202,6 +204,15 @@ def sample_of(form: Form, meta: Mapping[str, Any], arrays: Mapping[str, Array]) 
         if label is None
         else Labelled(int(label["unix_ns"]), str(label["principal"]), float(label["weight"]), str(label["source"])),
     )
+
+
+def keys_of(meta: Mapping[str, Any]) -> tuple[Key, ...]:
+    """Returns what clients call the frame of which a file says this. Raises ValueError where it cannot be read."""
+    try:
+        pieces = meta.get("pieces") or [(meta["stream"], meta["frame_id"])]
+        return tuple((str(stream), int(frame_id)) for stream, frame_id in pieces)
+    except (KeyError, TypeError, OverflowError) as error:
+        raise ValueError("what it says of a frame cannot be read") from error
 
 
 def numpy_type(datatype: str) -> "np.dtype[Any]":

@@ -2,13 +2,24 @@
 bytes and by age, and where each frame is, so that a label finds it.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from duly.sampling.drawn import Key
-from duly.sampling.files import FOLDER_MODE, FRAMES_MAX, HALF, BrokenFile, File, on_disk, read_file, write
+from duly.sampling.files import (
+    FOLDER_MODE,
+    FRAMES_MAX,
+    HALF,
+    MODE,
+    BrokenFile,
+    File,
+    is_plain,
+    on_disk,
+    write,
+)
 from duly.sampling.limits import (
     FRAMES_SECONDS,
     LABELLED_SECONDS,
@@ -17,16 +28,21 @@ from duly.sampling.limits import (
     SEGMENTS_MAX,
     StoreLimits,
 )
-from duly.sampling.sample import Sample
+from duly.sampling.rows import Rows
+from duly.sampling.sample import Key, Sample, keys_of
 from duly.sampling.store import FRAMES, LABELLED, segment_name, segment_numbers
 
 Told = Callable[[OSError | None], None]
 """Called when a frame was written, with None, or could not be."""
 
+_Sizes = dict[str, tuple[int, int]]
+"""By the arrays' names, how many elements there are, and how many bytes the largest has."""
+
+_NUMBER_DIGITS = 12
 _FORGET_PARTS = 4
 """Where so large a part of the frames that are remembered has gone, they are looked through."""
-_READ_LATELY = 2
-"""So many segments are kept in memory that labels were for: those of a moment are for few."""
+_READ_LATELY = 32
+"""Of so many segments that labels were for it is kept in memory what is said of their frames."""
 
 
 @dataclass(slots=True)
@@ -54,6 +70,7 @@ class Segments:
         self._bytes_max = bytes_max
         self._limits = limits
         self._waiting: list[tuple[Sample, Told]] = []
+        self._sizes: _Sizes = {}
         self._waiting_bytes = 0
         self._due_s = 0.0
         self._number = 1
@@ -62,6 +79,7 @@ class Segments:
         """Takes up segments from before, and calls `each` with their numbers and what is in them. Raises OSError where
         the folder cannot be read.
         """
+        self._number = self._last_given() + 1
         if not self.folder.is_dir():
             return
         for path in self.folder.iterdir():
@@ -69,7 +87,9 @@ class Segments:
                 path.unlink(missing_ok=True)
         for number in segment_numbers(self.folder):
             path = self.folder / segment_name(number)
-            self._number = number + 1
+            self._number = max(self._number, number + 1)
+            if not is_plain(path):
+                continue
             status = path.stat()
             try:
                 file = File(path)
@@ -100,15 +120,14 @@ class Segments:
 
     def add(self, now_s: float, unix_s: float, sample: Sample, told: Told) -> int:
         """Adds a frame, which is written with others soon. Returns its place in the next segment."""
-        size_bytes = sum(array.nbytes for array in sample.arrays.values())
         if self._waiting and (
-            not _alike(sample, self._waiting[0][0]) or self._waiting_bytes + size_bytes > SEGMENT_BYTES_MAX
+            not _alike(sample, self._waiting[0][0]) or _together(self._sizes, sample)[1] > SEGMENT_BYTES_MAX
         ):
             self.flush(unix_s)
         if not self._waiting:
             self._due_s = now_s + self._wait_s
         self._waiting.append((sample, told))
-        self._waiting_bytes += size_bytes
+        self._sizes, self._waiting_bytes = _together(self._sizes, sample)
         return len(self._waiting) - 1
 
     def is_full(self) -> bool:
@@ -116,26 +135,56 @@ class Segments:
 
     def flush(self, unix_s: float) -> None:
         """Writes what waits as a segment. Where that fails, those who wait for it are told, and nothing is kept."""
-        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        waiting, self._waiting = self._waiting, []
+        self._sizes, self._waiting_bytes = {}, 0
         if not waiting:
             return
         number, self._number = self._number, self._number + 1
         failed: OSError | None = None
         try:
+            self.trim(unix_s)  # where nothing can be removed, nothing comes
             samples = [sample for sample, _ in waiting]
             if not self.folder.is_dir():
                 self.folder.parent.mkdir(FOLDER_MODE, exist_ok=True)  # never the store's own folder
                 self.folder.mkdir(FOLDER_MODE, exist_ok=True)
+            self._give(number)
             size_bytes = write(self.folder / segment_name(number), samples, segment=True, durable=self._durable)
             self._note(_Written(number, len(samples), size_bytes, unix_s))
         except OSError as error:
             failed = error
         for _, told in waiting:
             told(failed)
-        self.trim(unix_s)
+        with suppress(OSError):  # it is tried again before the next is written
+            self.trim(unix_s)
+
+    @property
+    def _last_file(self) -> Path:
+        """Where the last number is that was given, so that none is given twice when all segments are gone."""
+        return self.folder.with_name(f".{self.folder.name}.last")
+
+    def _last_given(self) -> int:
+        if not is_plain(self._last_file):
+            return 0
+        with self._last_file.open("rb") as file:
+            text = file.read(_NUMBER_DIGITS)
+        return int(text) if text.isdigit() else 0
+
+    def _give(self, number: int) -> None:
+        """Writes down that a number is given. Raises OSError."""
+        half = self._last_file.with_name(f"{self._last_file.name}{HALF}")
+        descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
+        try:
+            try:
+                os.write(descriptor, b"%d" % number)
+            finally:
+                os.close(descriptor)
+            os.replace(half, self._last_file)
+        except OSError:
+            half.unlink(missing_ok=True)
+            raise
 
     def trim(self, unix_s: float) -> None:
-        """Removes the oldest segments where there are too many, or they are too old."""
+        """Removes the oldest segments where there are too many, or they are too old. Raises OSError."""
         written, limits = self.written, self._limits
         while written and (
             self.bytes > self._bytes_max
@@ -143,10 +192,10 @@ class Segments:
             or len(written) > SEGMENTS_MAX
             or unix_s - written[0].unix_s > limits.age_s_max
         ):
+            (self.folder / segment_name(written[0].number)).unlink(missing_ok=True)
             oldest = written.popleft()
             self.bytes -= oldest.size_bytes
             self.frames -= oldest.frames
-            (self.folder / segment_name(oldest.number)).unlink(missing_ok=True)
 
     def _note(self, written: _Written) -> None:
         self.written.append(written)
@@ -165,10 +214,11 @@ class ModelStore:
         self._places: dict[str, dict[int, int]] = {}
         """Where frames are, by their streams' keys and their ids: number of the segment times FRAMES_MAX, and place."""
         self._remembered = 0
-        self._read_lately: dict[int, list[Sample]] = {}
+        self._read_lately: dict[int, Rows] = {}
         self.frames.take_up(self._remember_all)
         self.labelled.take_up(lambda number, file: None)
-        self.trim(unix_s)
+        with suppress(OSError):  # as at each segment that is written
+            self.trim(unix_s)
 
     @property
     def bytes(self) -> int:
@@ -199,21 +249,24 @@ class ModelStore:
         number, row = divmod(at, FRAMES_MAX)
         waiting = self.frames.waiting()
         if number == self.frames.next_number and waiting:
-            samples = waiting
+            found = waiting[row] if row < len(waiting) else None
         elif number < self.frames.oldest_number:
             return None
-        elif number in self._read_lately:
-            samples = self._read_lately[number]
         else:
             try:
-                samples = read_file(self.frames.folder / segment_name(number))
+                rows = self._read_lately.pop(number, None) or Rows(self.frames.folder / segment_name(number))
+                self._read_lately[number] = rows
+                if len(self._read_lately) > _READ_LATELY:
+                    del self._read_lately[next(iter(self._read_lately))]
+                found = rows.frame(row) if row < len(rows) else None
             except (BrokenFile, FileNotFoundError):
                 return None
-            self._read_lately[number] = samples
-            if len(self._read_lately) > _READ_LATELY:
-                del self._read_lately[next(iter(self._read_lately))]
-        found = samples[row] if row < len(samples) else None
         return found if found is not None and key in found.keys else None  # a segment that failed has no frames
+
+    def place(self, key: Key) -> int:
+        """Returns a number by which frames are in the order of their segments; -1: the frame is not there."""
+        stream, frame_id = key
+        return self._places.get(stream, {}).get(frame_id, -1)
 
     @property
     def due_s(self) -> float | None:
@@ -227,7 +280,7 @@ class ModelStore:
                 segments.flush(unix_s)
 
     def trim(self, unix_s: float) -> None:
-        """Removes what is too much or too old."""
+        """Removes what is too much or too old. Raises OSError."""
         self.frames.trim(unix_s)
         self.labelled.trim(unix_s)
         kept = self.frames.frames + len(self.frames.waiting())
@@ -254,11 +307,22 @@ class ModelStore:
     def _remember_all(self, number: int, file: File) -> None:
         for row, meta in enumerate(file.frames):
             try:
-                keys = meta.get("pieces") or [(meta["stream"], meta["frame_id"])]
-                for stream, frame_id in keys:
-                    self._remember((str(stream), int(frame_id)), number, row)
-            except (KeyError, TypeError, ValueError):
+                keys = keys_of(meta)
+            except ValueError:
                 return
+            for key in keys:
+                self._remember(key, number, row)
+
+
+def _together(sizes: _Sizes, sample: Sample) -> tuple[_Sizes, int]:
+    """Returns what arrays of a segment have with one more frame, and how many bytes they take: each element of text
+    takes as many as the longest of the whole segment.
+    """
+    more: _Sizes = {}
+    for name, array in sample.arrays.items():
+        elements, longest = sizes.get(name, (0, 0))
+        more[name] = elements + array.size, max(longest, array.itemsize)
+    return more, sum(elements * longest for elements, longest in more.values())
 
 
 def _alike(left: Sample, right: Sample) -> bool:

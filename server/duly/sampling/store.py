@@ -5,8 +5,10 @@
     DIR/MODEL/labelled/NNNNNNNNNNNN.npz    segments: frames with their labels, in the order in which labels came
 
 A frame of a model that learns is in `frames` at once, and again in `labelled` when its label has come, once for each
-correction. Numbers rise and are never used again, so that who follows a folder needs to know the last one alone. The
-oldest segments are removed where there are too many or they are too old.
+correction. Numbers rise and are never used again, so that who follows a folder needs to know the last one alone; files
+`.frames.last` and `.labelled.last` have it for when all segments are gone. Where the folder of a model was removed
+numbers begin again: the highest that is there is lower than the last one then. The oldest segments are removed where
+there are too many or they are too old.
 """
 
 import os
@@ -47,7 +49,7 @@ def read(folder: Path, passed_over: PassedOver = lambda path, reason: None) -> I
             try:
                 key = str(meta["stream"]), int(meta["frame_id"])
                 place = int(meta["received_unix_ns"]), int(label["unix_ns"]) if label else 0, number, row
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, TypeError, ValueError, OverflowError):
                 passed_over(path, f"what it says of frame {row} cannot be read")
                 break
             if key not in newest or newest[key][1] <= place[1]:

@@ -25,6 +25,8 @@ TELL_SECONDS = 0.25
 """How often the server is told what was written, at most."""
 TRIM_SECONDS = 60.0
 """How often it is looked for segments that are too old."""
+REASON_CHARS_MAX = 400
+"""What is said of the labels of one frame is no longer."""
 _REASONS = {
     errno.ENOSPC: "no_space",
     errno.EDQUOT: "no_space",
@@ -97,7 +99,10 @@ class Writing:
         if now_s >= self._trim_s:
             self._trim_s = now_s + TRIM_SECONDS
             for store in self._stores.values():
-                store.trim(unix_s)
+                try:
+                    store.trim(unix_s)
+                except OSError as error:  # until it can be removed, nothing more is written where there is too much
+                    self._problem = error.strerror or type(error).__name__
         if now_s >= self._tell_s:
             self._tell_s = now_s + TELL_SECONDS
             self.tell()
@@ -135,7 +140,7 @@ class Writing:
                 name: array_of(form.datatypes[name], tuple(shape), each)
                 for (name, shape, _), each in zip(tensors, pieces, strict=True)
             }
-        except BadTensor:
+        except (BadTensor, ValueError, OverflowError, MemoryError):
             self._dropped["misfit"] += body["store"] + ("group" in body)
             return
         sample = sample_of(form, body["frame"], arrays)
@@ -173,9 +178,10 @@ class Writing:
         items = body["items"]
         pieces = iter(wire.parts(data, [size for item in items for size in item["sizes"]]))
         call = _Call(int(body["call"]), len(items), self._say)
-        for nth, item in enumerate(items):
-            labels = labels_of(item, [next(pieces) for _ in item["sizes"]])
-            self._join(now_s, unix_s, labels, sender, partial(call.answer, nth))
+        labels = [labels_of(item, [next(pieces) for _ in item["sizes"]]) for item in items]
+        places = [max((store.place(each.key) for store in self._stores.values()), default=-1) for each in labels]
+        for nth in sorted(range(len(items)), key=places.__getitem__):  # each segment is looked into once
+            self._join(now_s, unix_s, labels[nth], sender, partial(call.answer, nth))
         call.answered_all()
 
     def _join(
@@ -202,6 +208,9 @@ class Writing:
         except BadTensor as error:
             answer(Joined.INVALID, str(error))
             return
+        except (ValueError, OverflowError, MemoryError):
+            answer(Joined.INVALID, "they are no tensors that can be kept")
+            return
         except OSError as error:
             self._problem = error.strerror or type(error).__name__
             answer(Joined.NOT_KEPT, _not_kept(error))
@@ -219,7 +228,7 @@ class _Call:
         self._say = say
 
     def answer(self, nth: int, joined: Joined, reason: str) -> None:
-        self._answers[nth] = int(joined), reason
+        self._answers[nth] = int(joined), reason[:REASON_CHARS_MAX]
         self.answered_all()
 
     def answered_all(self) -> None:

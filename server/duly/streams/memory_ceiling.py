@@ -54,13 +54,15 @@ class MemoryCeiling:
     """What is shared with clients on this machine."""
     samples: int = 0
     """Frames that wait to be written, and the process that writes them."""
+    learning: int = 0
+    """The process that learns, what it starts to train, and the workers on which it tries what came of that."""
     trials: int = HELD_BYTES_MAX
     """Copies of frames on which new versions are tried."""
 
     @property
     def total(self) -> int:
         parts = self.payloads + self.results + self.messages + self.shared + self.workers + self.local
-        parts += self.samples + self.trials
+        parts += self.samples + self.learning + self.trials
         return PROCESS_BYTES + parts
 
 
@@ -71,10 +73,12 @@ def memory_ceiling(
     workers: Iterable[WorkerMemory],
     local_bytes_max: int = 0,
     samples_bytes_max: int = 0,
+    learning_bytes_max: int = 0,
 ) -> MemoryCeiling:
     """Adds up what the limits allow. `payload_bytes_max` bounds the payloads of all streams, and as much again their
     results, the messages that wait and those that are not complete. `local_bytes_max`: what may be shared with clients.
     `samples_bytes_max`: for frames that are kept, with the process that writes them.
+    `learning_bytes_max`: for the process that learns, with all that it starts.
     """
     workers = tuple(workers)
     return MemoryCeiling(
@@ -86,4 +90,5 @@ def memory_ceiling(
         unlimited_workers=sum(not worker.private_bytes for worker in workers),
         local=local_bytes_max,
         samples=samples_bytes_max,
+        learning=learning_bytes_max,
     )

@@ -70,6 +70,7 @@ class Watched:
 
     def look(self) -> list[Drifted]:
         """Reads what is new. Returns the drift that was not told before this start."""
+        self._begin_anew()
         found: list[Drifted] = []
         for number, rows in self._segments(FRAMES, self._frames_at):
             for sample in rows:
@@ -87,6 +88,21 @@ class Watched:
         self.lasting.frames = max(self.lasting.frames, self._frames_at)
         self.lasting.labelled = max(self.lasting.labelled, self._labelled_at)
         return found
+
+    def _begin_anew(self) -> None:
+        """Forgets where it was where the numbers of segments have begun again, as after their folder was removed."""
+        lasting = self.lasting
+        frames = _is_below(self._store / FRAMES, lasting.frames)
+        labelled = _is_below(self._store / LABELLED, lasting.labelled)
+        if frames:
+            lasting.frames = self._told.frames = 0
+        if labelled:
+            lasting.labelled = lasting.tried = self._told.labelled = self._told.tried = 0
+        if frames or labelled:
+            self._passed_over(self._store, "the numbers of segments have begun again, all that is there is read anew")
+            self.heart = Heart(self.heart.settings)
+            self._watched, self._compared = Summary(), Summary()
+            self._frames_at = self._labelled_at = 0
 
     @property
     def behind(self) -> bool:
@@ -181,6 +197,12 @@ class Watched:
         half.write_text(json.dumps(asdict(self.lasting)))
         os.replace(half, self._work / STATE_FILE)
         self._written = replace(self.lasting)
+
+
+def _is_below(folder: Path, number: int) -> bool:
+    """Whether there are segments, and all have lower numbers."""
+    last = segment_numbers(folder)[-1:]
+    return bool(last) and last[0] < number
 
 
 def _read_state(file: Path) -> Lasting:

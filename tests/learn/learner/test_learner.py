@@ -1,6 +1,7 @@
 """The whole learner on a store: a shift is seen, learnt and recovered from; wrong labels and faults change nothing."""
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -52,6 +53,25 @@ def test_a_shift_is_seen_learnt_and_recovered_from(tmp_path: Path, concepts: Con
     versions, problems = Repository(place.models).scan()
     assert len(versions) == len(versions_of(place.model)) >= 2
     assert not problems
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_it_goes_on_where_numbers_of_segments_begin_again(place: Place, restarted: bool) -> None:
+    driven = Driven(place.models, place.store)
+    place.stream.send(400, 0)
+    driven.go_on()
+    for kind in ("frames", "labelled"):
+        shutil.rmtree(place.stream.folder / kind)
+        (place.stream.folder / kind).mkdir()
+    driven.go_on()
+    if restarted:
+        os.close(driven.learner._lock)
+        driven = Driven(place.models, place.store)
+    place.stream.send(150, 0)
+    driven.go_on()
+    place.stream.send(200, 1)
+    driven.go_on()
+    assert driven.told.of("drift"), "what came since was read"
 
 
 class Random(Lie):
