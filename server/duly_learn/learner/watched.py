@@ -7,7 +7,7 @@ attempt made twice. All else is made anew from the store, by reading again what 
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -72,15 +72,12 @@ class Watched:
         """Reads what is new. Returns the drift that was not told before this start."""
         found: list[Drifted] = []
         for number, rows in self._segments(FRAMES, self._frames_at):
-            for sample in rows:
-                numbers = self._watched.of(sample.inputs, sample.outputs)
-                drifted = self.heart.frame(self._watched.names, numbers, sample.form.version)
-                found += drifted if number > self._told.frames else []
+            drifted = self._taken(FRAMES, number, rows)
+            found += drifted if number > self._told.frames else []
             self._frames_at = number
         for number, rows in self._segments(LABELLED, self._labelled_at):
-            for row, sample in enumerate(rows):
-                drifted = self._label(sample, (number, row))
-                found += drifted if number > self._told.labelled else []
+            drifted = self._taken(LABELLED, number, rows)
+            found += drifted if number > self._told.labelled else []
             self._labelled_at = number
             if number <= self._told.tried:
                 self.heart.tried_before()
@@ -107,10 +104,31 @@ class Watched:
             except (BrokenFile, OSError) as error:
                 self._passed_over(path, str(error) if isinstance(error, BrokenFile) else str(error.strerror))
                 rows = []
+            except Exception as error:  # a file that is odd in a way that reading does not know
+                self._passed_over(path, f"{type(error).__name__}: {error}")
+                rows = []
             yield number, rows
             taken += len(rows)
             if taken >= FRAMES_A_LOOK_MAX:
                 return
+
+    def _taken(self, kind: str, number: int, rows: Sequence[Sample]) -> list[Drifted]:
+        """Takes the frames or labels of a segment. One that is odd in a way that nobody has thought of ends it: it must
+        stop neither what comes after it nor other models.
+        """
+        found: list[Drifted] = []
+        for row, sample in enumerate(rows):
+            try:
+                found += self._frame(sample) if kind == FRAMES else self._label(sample, (number, row))
+            except Exception as error:
+                reason = f"row {row} and those after it: {type(error).__name__}: {error}"
+                self._passed_over(self._store / kind / segment_name(number), reason)
+                break
+        return found
+
+    def _frame(self, sample: Sample) -> list[Drifted]:
+        numbers = self._watched.of(sample.inputs, sample.outputs)
+        return self.heart.frame(self._watched.names, numbers, sample.form.version)
 
     def _label(self, sample: Sample, place: tuple[int, int]) -> list[Drifted]:
         config = self.version.config
