@@ -25,7 +25,7 @@ from duly_learn.errors import LearnError
 from duly_learn.frames.samples import frame_of
 from duly_learn.learner.answers import answer_of, classes_of, label_of
 from duly_learn.learner.heart import Known
-from duly_learn.learner.held_out import held_out
+from duly_learn.learner.held_out import block_of, held_out
 from duly_learn.learner.job import Job, Lesson, write_job
 from duly_learn.learner.limited import TrainerFailed, run_limited
 from duly_learn.learner.old import Old, OldFrames, sort_out
@@ -78,6 +78,8 @@ class Attempt:
     step: Callable[[str], None]
     """Told each step as it begins."""
     commands_allowed: bool
+    nth: int
+    """How many versions were judged that were made from this one, this one included."""
 
     def run(self) -> Verdict:
         """Raises LearnError and OSError where something is not as it must be, and TrainerFailed."""
@@ -254,7 +256,7 @@ class Attempt:
         labels = np.array([label for _, label in (*held, *old)], np.int64)
         figures = compare(
             labels[:count], before[:count], after[:count], labels[count:], before[count:], after[count:],
-            learning.validation, learning.seed,
+            learning.validation, [block_of(sample.stream, sample.frame_id) for sample, _ in held], self.nth,
         )  # fmt: skip
         return figures, after[:count]
 

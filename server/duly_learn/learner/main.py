@@ -242,7 +242,7 @@ class Learner:
         self._retry_s.pop(name, None)
         verdict = verdict or Verdict("", attempt.error, None, 0, ())
         try:
-            watched.ended(verdict)
+            watched.ended(verdict, attempt.attempt)
         except OSError as error:
             self._teller.problem(name, f"what has to last cannot be written to the store: {error.strerror}")
         figures = verdict.figures.told() if verdict.figures is not None else {}

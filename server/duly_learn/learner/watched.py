@@ -42,6 +42,9 @@ class Lasting:
     offered_ns: int = 0
     published: str = ""
     """The newest version that the learner has published."""
+    judged: int = 0
+    judged_from: str = ""
+    """How many versions were judged that were made from this one, the last that one was made from."""
 
 
 class Watched:
@@ -170,12 +173,15 @@ class Watched:
             work=self._work,
             step=step,
             commands_allowed=commands_allowed,
+            nth=1 + (self.lasting.judged if self.lasting.judged_from == self.version.version else 0),
         )
 
-    def ended(self, verdict: Verdict) -> None:
+    def ended(self, verdict: Verdict, attempt: Attempt) -> None:
         """Takes how an attempt ended, and draws old frames from those that are believed. Raises OSError."""
         self.heart.tried(verdict.published, verdict.errors)
         self.lasting.tried = self._labelled_at
+        if verdict.figures is not None:
+            self.lasting.judged, self.lasting.judged_from = attempt.nth, attempt.version.version
         if verdict.published:
             self.lasting.published = verdict.published
         learning = self.heart.settings
