@@ -58,6 +58,9 @@ class Verdict:
     """What is wrong with labels that are not believed."""
     trusted: tuple[Sample, ...] = ()
     """Frames whose labels are believed, of which old ones are drawn."""
+    not_kept: frozenset[tuple[str, int]] = frozenset()
+    """Streams and ids of frames whose labels are not believed, or not used as their source has too many: what was drawn
+    of them earlier is let go."""
     errors: tuple[tuple[int, bool], ...] = ()
     """Of the held-out labels, by their numbers, whether the new version is wrong about them."""
 
@@ -108,7 +111,10 @@ class Attempt:
             return verdict
         old_now = sort_out(old, numbers[judged.believed], labels[judged.believed], known[0].came_ns)
         recent = [(sample, each) for sample, each, good in zip(samples, known, judged.believed, strict=True) if good]
-        keys = {each.key for _, each in recent}
+        # What is thought of a label now counts, whatever was thought of it before: doubted ones are not trained on.
+        keys = {each.key for each in known}
+        doubted = frozenset(each.key for each, good in zip(known, judged.believed, strict=True) if not good)
+        verdict = replace(verdict, not_kept=doubted)
         true, unknown = (
             [each for each in of_kind if (each.sample.stream, each.sample.frame_id) not in keys]
             for of_kind in (old_now.true, old_now.unknown)

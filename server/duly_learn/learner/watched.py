@@ -190,8 +190,10 @@ class Watched:
             for sample in verdict.trusted
             if sample.labelled is not None and sample.labelled.unix_ns > self.lasting.offered_ns
         ]
+        old = OldFrames(self._work / "old", learning.old_frames, learning.seed)
+        if verdict.not_kept:
+            old.let_go(verdict.not_kept)
         if fresh and learning.old_frames:
-            old = OldFrames(self._work / "old", learning.old_frames, learning.seed)
             self.lasting.offered = old.add(self.lasting.offered, fresh)
             self.lasting.offered_ns = max(sample.labelled.unix_ns for sample in fresh if sample.labelled is not None)
         self.write()
