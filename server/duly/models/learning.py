@@ -46,8 +46,8 @@ class Validation(Strict):
     held_out_min: Annotated[int, Field(ge=20, le=10_000)] = 60
     """A version is not judged, and so not published, on fewer frames of the present regime."""
     gain_min: Annotated[float, Field(ge=0, le=0.5)] = 0.01
-    """By how much it must be better than the version that it is made from. The lower end of the 90 % interval must
-    be above 0 besides."""
+    """By how much it must be better than the version that it is made from. It must surely be better
+    besides: of all versions made from one, none that is no better is published, but with a chance of 5 %."""
     forgetting_max: Share = 0.05
     """By how much it may be worse on old frames that are still true."""
 

@@ -16,9 +16,9 @@ from duly.models.task import Task
 def scores_name(outputs: Outputs, learning: Learning, task: Task) -> str:
     """Returns the output that has the scores; empty: there is none, or more than one that may be it."""
     named = learning.output or task.output
-    if named:
-        return named if named in outputs else ""
     floating = [name for name, array in outputs.items() if array.dtype.kind == "f" and array.size]
+    if named:
+        return named if named in floating else ""
     return floating[0] if len(floating) == 1 else ""
 
 

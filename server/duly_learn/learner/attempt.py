@@ -25,7 +25,7 @@ from duly_learn.errors import LearnError
 from duly_learn.frames.samples import frame_of
 from duly_learn.learner.answers import answer_of, classes_of, label_of
 from duly_learn.learner.heart import Known
-from duly_learn.learner.held_out import held_out
+from duly_learn.learner.held_out import block_of, held_out
 from duly_learn.learner.job import Job, Lesson, write_job
 from duly_learn.learner.limited import TrainerFailed, run_limited
 from duly_learn.learner.old import Old, OldFrames, sort_out
@@ -58,6 +58,9 @@ class Verdict:
     """What is wrong with labels that are not believed."""
     trusted: tuple[Sample, ...] = ()
     """Frames whose labels are believed, of which old ones are drawn."""
+    not_kept: frozenset[tuple[str, int]] = frozenset()
+    """Streams and ids of frames whose labels are not believed, or not used as their source has too many: what was drawn
+    of them earlier is let go."""
     errors: tuple[tuple[int, bool], ...] = ()
     """Of the held-out labels, by their numbers, whether the new version is wrong about them."""
 
@@ -78,6 +81,8 @@ class Attempt:
     step: Callable[[str], None]
     """Told each step as it begins."""
     commands_allowed: bool
+    nth: int
+    """How many versions were judged that were made from this one, this one included."""
 
     def run(self) -> Verdict:
         """Raises LearnError and OSError where something is not as it must be, and TrainerFailed."""
@@ -106,7 +111,10 @@ class Attempt:
             return verdict
         old_now = sort_out(old, numbers[judged.believed], labels[judged.believed], known[0].came_ns)
         recent = [(sample, each) for sample, each, good in zip(samples, known, judged.believed, strict=True) if good]
-        keys = {each.key for _, each in recent}
+        # What is thought of a label now counts, whatever was thought of it before: doubted ones are not trained on.
+        keys = {each.key for each in known}
+        doubted = frozenset(each.key for each, good in zip(known, judged.believed, strict=True) if not good)
+        verdict = replace(verdict, not_kept=doubted)
         true, unknown = (
             [each for each in of_kind if (each.sample.stream, each.sample.frame_id) not in keys]
             for of_kind in (old_now.true, old_now.unknown)
@@ -254,7 +262,7 @@ class Attempt:
         labels = np.array([label for _, label in (*held, *old)], np.int64)
         figures = compare(
             labels[:count], before[:count], after[:count], labels[count:], before[count:], after[count:],
-            learning.validation, learning.seed,
+            learning.validation, [block_of(sample.stream, sample.frame_id) for sample, _ in held], self.nth,
         )  # fmt: skip
         return figures, after[:count]
 

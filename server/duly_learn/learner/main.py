@@ -39,9 +39,11 @@ STATE_SECONDS = 2.0
 RETRY_SECONDS, RETRY_SECONDS_MAX = 10.0, 600.0
 """An attempt that the disk has failed is repeated after so long, and twice as long after each further failure."""
 COMING_SECONDS_MAX = 3600.0
-"""A version that was published and neither serves nor is told of is waited for no longer than this."""
+"""A newer version without a trial, which a person may have put aside, is waited for no longer than this. One that is on
+trial is waited for as long as the server says that it is.
+"""
 SEEN_SECONDS = 30.0
-"""A server has seen a published version by then."""
+"""A server has seen a published version by then, and told whether it is on its way to being active."""
 INPUT_BYTES_MAX = 1 << 20
 """A longer line of a server's is passed over."""
 WORK_FOLDER = ".learner"
@@ -65,6 +67,8 @@ class Learner:
         self._versions: dict[str, list[ModelVersion]] = {}
         self._attempt: _Running | None = None
         self._published_s: dict[str, float] = {}
+        self._coming_s: dict[tuple[str, str], float] = {}
+        """Since when a version is known to be on its way."""
         self._retry_s: dict[str, tuple[float, float]] = {}
         """When an attempt is repeated, and after how long the next, by model."""
         self._told: dict[str, dict[str, object]] = {}
@@ -102,6 +106,15 @@ class Learner:
 
     # ---- what a server says ----
 
+    def serves(self, said: Mapping[str, Any]) -> None:
+        """Takes what serves of each model, and which newer versions are on their way."""
+        self._serving = said
+        self._scan()
+
+    def waits_for_a_trial(self, name: str) -> bool:
+        """Whether nothing is tried for a model, as a newer version of it is on its way."""
+        return name in self._watched and self._watched[name].heart.on_trial
+
     def _wait(self, seconds: float, pending: bytes) -> bytes | None:
         """Waits, and takes what the server has said meanwhile. Returns the beginning of a line; None: it has ended."""
         if not self._served:
@@ -119,8 +132,7 @@ class Learner:
             except ValueError:
                 continue
             if isinstance(said, dict):
-                self._serving = said
-                self._scan()
+                self.serves(said)
         return rest if len(rest) <= INPUT_BYTES_MAX else b""
 
     # ---- the models ----
@@ -156,14 +168,20 @@ class Learner:
         watched.heart.on_trial = self._coming(name, watched, said)
 
     def _coming(self, name: str, watched: Watched, said: Mapping[str, Any]) -> bool:
-        """Whether a version that was published is on its way to being active."""
-        published, since_s = watched.lasting.published, self._published_s.get(name)
-        if not published or since_s is None or int(published) <= int(watched.version.version):
+        """Whether a newer version, whoever published it, is on its way to being active, as the server says."""
+        active, coming = int(watched.version.version), [str(number) for number in said.get("coming", ())]
+        tried = {each.version for each in self._versions[name] if each.config.trial is not None}
+        newer = [number for number in coming if int(number) > active]
+        if any(number in tried for number in newer):
+            return True
+        now_s = time.monotonic()
+        if any(now_s - self._coming_s.setdefault((name, number), now_s) < COMING_SECONDS_MAX for number in newer):
+            return True
+        published = watched.lasting.published
+        if not self._served or published in newer or not published or int(published) <= active:
             return False
-        waited_s = time.monotonic() - since_s
-        if published in said.get("coming", ()):
-            return waited_s < COMING_SECONDS_MAX
-        return self._served and waited_s < SEEN_SECONDS
+        # The server may not have seen it yet, also where it was published before this learner was started.
+        return now_s - self._published_s.setdefault(name, now_s) < SEEN_SECONDS
 
     def _passed_over(self, path: Path, reason: str) -> None:
         self._teller.problem(path.parent.parent.name, f"{path.parent.name}/{path.name} is passed over: {reason}")
@@ -224,13 +242,13 @@ class Learner:
         self._retry_s.pop(name, None)
         verdict = verdict or Verdict("", attempt.error, None, 0, ())
         try:
-            watched.ended(verdict)
+            watched.ended(verdict, attempt.attempt)
         except OSError as error:
             self._teller.problem(name, f"what has to last cannot be written to the store: {error.strerror}")
         figures = verdict.figures.told() if verdict.figures is not None else {}
         doubts = f"; not believed: {'; '.join(verdict.doubted)}" if verdict.doubted else ""
         if verdict.published:
-            self._published_s[name] = now_s
+            self._published_s[name] = time.monotonic()
             text = f"version {verdict.published} was made from version {attempt.attempt.version.version}{doubts}"
             self._teller.attempt(name, "published", verdict.published, text, figures)
             self._prune(name, watched)

@@ -18,7 +18,7 @@ that new labels have to be believed first. A neighbour is as good as the numbers
 are compared by the model's answers and by how bright they are, it says little.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -90,6 +90,13 @@ class OldFrames:
                 kept[place] = sample
         self._write(kept)
         return offered_before + len(samples)
+
+    def let_go(self, keys: Collection[tuple[str, int]]) -> None:
+        """Removes the frames of these streams and ids. Raises OSError; all are there then."""
+        kept = self.read()
+        left = [each for each in kept if (each.stream, each.frame_id) not in keys]
+        if len(left) < len(kept):
+            self._write(left)
 
     def _write(self, samples: list[Sample]) -> None:
         fresh = self._folder.with_name(f".{self._folder.name}.half")

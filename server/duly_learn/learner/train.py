@@ -57,6 +57,11 @@ def _trees(graph: onnx.ModelProto, job: Job, config: ModelConfig, lessons: list[
         raise LearnError(f"{job.model} keeps state, or has postprocessing or constants, which trees do not have")
     if prepared := [each.name for each in config.inputs if each.preprocess or each.encodings]:
         raise LearnError(f"the input '{prepared[0]}' is prepared first or encoded; trees take numbers as they are sent")
+    if guards := [each.output for each in config.guards if each.kind == "DISTRIBUTION"]:
+        raise LearnError(
+            f"the output '{guards[0]}' is the score of a guard of kind DISTRIBUTION, which looks into the graph that "
+            "trees would replace; take the guard out of model.toml and the output out of the graph"
+        )
     tensors = {each.tensor or each.name: each.name for each in config.inputs}
     known = {tensor.name for tensor in graph.graph.initializer}
     names = [tensors.get(each.name, each.name) for each in graph.graph.input if each.name not in known]
@@ -65,7 +70,7 @@ def _trees(graph: onnx.ModelProto, job: Job, config: ModelConfig, lessons: list[
         raise LearnError("frames have different numbers of elements; trees take as many from each")
     labels, weights = _labels(lessons)
     trees = fit(np.stack(rows).astype(np.float32), labels, weights, job.seed)
-    return as_graph(trees, graph, job.classes, job.logits)
+    return as_graph(trees, graph, job.classes, job.logits, _tensor_of(job, config))
 
 
 def _numbers(lesson: Lesson, name: str) -> npt.NDArray[np.float64]:
@@ -78,13 +83,12 @@ def _numbers(lesson: Lesson, name: str) -> npt.NDArray[np.float64]:
 def _head(
     folder: Path, graph: onnx.ModelProto, job: Job, config: ModelConfig, variant: Variant, lessons: list[Lesson]
 ) -> onnx.ModelProto:
-    tensor = next((each.tensor for each in config.outputs if each.name == job.scores and each.tensor), job.scores)
-    head = find_head(graph, tensor)
+    head = find_head(graph, _tensor_of(job, config))
     body = folder / "body"
     body.mkdir(exist_ok=True)
     onnx.save(without_head(graph, head), str(body / "model.onnx"))
-    # All that is about the outputs goes with them; what is done to the inputs stays.
-    bare = {"outputs", "postprocess", "chunk", "labels", "variants", "learning", "kserve", "checks"}
+    # All that is about the outputs goes with them, and so do guards; what is done to the inputs stays.
+    bare = {"outputs", "guards", "postprocess", "chunk", "labels", "variants", "learning", "kserve", "checks"}
     kept = {name: getattr(config, name) for name in config.model_fields_set if name not in bare}
     version = ModelVersion(job.model, job.version, body, folder, ModelConfig().model_copy(update=kept), ())
     version = replace(version, config=version.config.model_copy(update={"variants": (Variant(name=variant.name),)}))
@@ -92,6 +96,11 @@ def _head(
     features = np.stack([sight.outputs[FEATURES].ravel() for sight in GraphView(version).of(frames)])
     labels, weights = _labels(lessons)
     return with_head(graph, head, *train(head, features.astype(np.float64), labels, weights))
+
+
+def _tensor_of(job: Job, config: ModelConfig) -> str:
+    """The graph's output that clients know as the scores."""
+    return next((each.tensor for each in config.outputs if each.name == job.scores and each.tensor), job.scores)
 
 
 def _labels(lessons: list[Lesson]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:

@@ -34,10 +34,10 @@ def fit(
 
 
 def as_graph(
-    trees: HistGradientBoostingClassifier, like: onnx.ModelProto, classes: int, logits: bool
+    trees: HistGradientBoostingClassifier, like: onnx.ModelProto, classes: int, logits: bool, scores: str
 ) -> onnx.ModelProto:
-    """Returns a graph with the inputs and outputs of `like`. `classes`: how many there are. `logits`: whether outputs
-    of floating point are scores before softmax, rather than shares.
+    """Returns a graph with the inputs and outputs of `like`. `classes`: how many there are. `logits`: whether the
+    output `scores` has scores before softmax, rather than shares. Any other output must be the class as a whole number.
 
     Raises LearnError, which names the input or output that trees cannot take or give.
     """
@@ -60,7 +60,7 @@ def as_graph(
     nodes.append(helper.make_node("Add", [":sums", ":base"], [":scores"]))
     nodes.append(helper.make_node("Softmax", [":scores"], [":shares"], axis=1))
     for output in like.graph.output:
-        nodes += _output(output, classes, logits, constants)
+        nodes += _output(output, classes, logits, scores, constants)
     tensors = [numpy_helper.from_array(array, name) for name, array in sorted(constants.items())]
     graph = helper.make_graph(nodes, "trees", inputs, list(like.graph.output), tensors)
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
@@ -74,13 +74,22 @@ def elements(value: onnx.ValueInfoProto) -> int | None:
 
 
 def _output(
-    output: onnx.ValueInfoProto, classes: int, logits: bool, constants: dict[str, npt.NDArray[np.generic]]
+    output: onnx.ValueInfoProto,
+    classes: int,
+    logits: bool,
+    scores: str,
+    constants: dict[str, npt.NDArray[np.generic]],
 ) -> list[onnx.NodeProto]:
     name, kind, size = output.name, output.type.tensor_type.elem_type, elements(output)
     extents = [dim.dim_value for dim in output.type.tensor_type.shape.dim][1:]
     nodes: list[onnx.NodeProto] = []
     if kind in _WHOLE and size == 1:
         nodes.append(helper.make_node("ArgMax", [":scores"], [f"{name}:chosen"], axis=1, keepdims=1))
+    elif name != scores:  # an age, an amount or a guard's score: labels say nothing about it
+        raise LearnError(
+            f"the output '{name}' is neither '{scores}', which has the scores, nor the class as a whole number, and "
+            "trees cannot give it; take it out of the graph"
+        )
     elif kind in _FLOATS and size == classes:
         nodes.append(helper.make_node("Identity", [":scores" if logits else ":shares"], [f"{name}:chosen"]))
     elif kind in _FLOATS and size == 1 and classes == 2:

@@ -7,7 +7,7 @@ attempt made twice. All else is made anew from the store, by reading again what 
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -42,6 +42,9 @@ class Lasting:
     offered_ns: int = 0
     published: str = ""
     """The newest version that the learner has published."""
+    judged: int = 0
+    judged_from: str = ""
+    """How many versions were judged that were made from this one, the last that one was made from."""
 
 
 class Watched:
@@ -73,15 +76,12 @@ class Watched:
         self._begin_anew()
         found: list[Drifted] = []
         for number, rows in self._segments(FRAMES, self._frames_at):
-            for sample in rows:
-                numbers = self._watched.of(sample.inputs, sample.outputs)
-                drifted = self.heart.frame(self._watched.names, numbers, sample.form.version)
-                found += drifted if number > self._told.frames else []
+            drifted = self._taken(FRAMES, number, rows)
+            found += drifted if number > self._told.frames else []
             self._frames_at = number
         for number, rows in self._segments(LABELLED, self._labelled_at):
-            for row, sample in enumerate(rows):
-                drifted = self._label(sample, (number, row))
-                found += drifted if number > self._told.labelled else []
+            drifted = self._taken(LABELLED, number, rows)
+            found += drifted if number > self._told.labelled else []
             self._labelled_at = number
             if number <= self._told.tried:
                 self.heart.tried_before()
@@ -123,10 +123,31 @@ class Watched:
             except (BrokenFile, OSError) as error:
                 self._passed_over(path, str(error) if isinstance(error, BrokenFile) else str(error.strerror))
                 rows = []
+            except Exception as error:  # a file that is odd in a way that reading does not know
+                self._passed_over(path, f"{type(error).__name__}: {error}")
+                rows = []
             yield number, rows
             taken += len(rows)
             if taken >= FRAMES_A_LOOK_MAX:
                 return
+
+    def _taken(self, kind: str, number: int, rows: Sequence[Sample]) -> list[Drifted]:
+        """Takes the frames or labels of a segment. One that is odd in a way that nobody has thought of ends it: it must
+        stop neither what comes after it nor other models.
+        """
+        found: list[Drifted] = []
+        for row, sample in enumerate(rows):
+            try:
+                found += self._frame(sample) if kind == FRAMES else self._label(sample, (number, row))
+            except Exception as error:
+                reason = f"row {row} and those after it: {type(error).__name__}: {error}"
+                self._passed_over(self._store / kind / segment_name(number), reason)
+                break
+        return found
+
+    def _frame(self, sample: Sample) -> list[Drifted]:
+        numbers = self._watched.of(sample.inputs, sample.outputs)
+        return self.heart.frame(self._watched.names, numbers, sample.form.version)
 
     def _label(self, sample: Sample, place: tuple[int, int]) -> list[Drifted]:
         config = self.version.config
@@ -168,12 +189,15 @@ class Watched:
             work=self._work,
             step=step,
             commands_allowed=commands_allowed,
+            nth=1 + (self.lasting.judged if self.lasting.judged_from == self.version.version else 0),
         )
 
-    def ended(self, verdict: Verdict) -> None:
+    def ended(self, verdict: Verdict, attempt: Attempt) -> None:
         """Takes how an attempt ended, and draws old frames from those that are believed. Raises OSError."""
         self.heart.tried(verdict.published, verdict.errors)
         self.lasting.tried = self._labelled_at
+        if verdict.figures is not None:
+            self.lasting.judged, self.lasting.judged_from = attempt.nth, attempt.version.version
         if verdict.published:
             self.lasting.published = verdict.published
         learning = self.heart.settings
@@ -182,8 +206,10 @@ class Watched:
             for sample in verdict.trusted
             if sample.labelled is not None and sample.labelled.unix_ns > self.lasting.offered_ns
         ]
+        old = OldFrames(self._work / "old", learning.old_frames, learning.seed)
+        if verdict.not_kept:
+            old.let_go(verdict.not_kept)
         if fresh and learning.old_frames:
-            old = OldFrames(self._work / "old", learning.old_frames, learning.seed)
             self.lasting.offered = old.add(self.lasting.offered, fresh)
             self.lasting.offered_ns = max(sample.labelled.unix_ns for sample in fresh if sample.labelled is not None)
         self.write()

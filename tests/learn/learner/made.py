@@ -47,7 +47,7 @@ def put_model(root: Path, concepts: Concepts, toml: str = TOML, seed: int = 1, r
     )
     numbers, labels = concepts.draw(np.random.default_rng(seed), rows, 0)
     trees = fit(numbers, labels, np.ones(len(labels)), seed)
-    onnx.save(as_graph(trees, like, concepts.classes, False), str(folder / "model.onnx"))
+    onnx.save(as_graph(trees, like, concepts.classes, False, "scores"), str(folder / "model.onnx"))
     (folder.parent / "model.toml").write_text(toml)
     return folder.parent
 

@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 
 from duly.models.repository import Repository
+from duly.sampling.files import read_file
+from duly.sampling.store import LABELLED, segment_name, segment_numbers
+from duly_learn.learner.job import read_job
 from duly_learn.learner.main import InUse
+from duly_learn.learner.old import OldFrames
 from tests.learn.concepts import FRAUD, INTRUSION, Concepts
 from tests.learn.learner.made import TOML, Driven, Lie, Stream, put_model, versions_of
 
@@ -207,3 +211,20 @@ def test_a_command_that_the_server_does_not_allow_is_not_run(tmp_path: Path) -> 
     (ended,) = driven.told.of("attempt")
     assert "set learn_commands" in str(ended["text"])
     assert not marker.exists()
+
+
+def test_an_old_frame_whose_label_is_doubted_now_is_not_trained_on(tmp_path: Path) -> None:
+    place = Place(tmp_path, toml=with_command("import sys; sys.exit(1)"))
+    place.stream.send(400, 0, OneClientsFlips())
+    labelled = place.stream.folder / LABELLED
+    rows = [row for number in segment_numbers(labelled) for row in read_file(labelled / segment_name(number))]
+    work = place.store / ".learner" / FRAUD.name
+    OldFrames(work / "old", 1000, 0).add(0, rows)  # believed at an earlier attempt
+    driven = Driven(place.models, place.store, commands=True)
+    driven.go_on()
+    assert [line["result"] for line in driven.told.of("attempt")] == ["failed"]
+    _, lessons = read_job(work / "job")
+    assert len(lessons) > 100
+    senders = {lesson.sample.labelled.principal for lesson in lessons if lesson.sample.labelled is not None}
+    assert senders == {"bank-0", "bank-2", "bank-3"}
+    assert not any(lesson.old for lesson in lessons)

@@ -42,6 +42,13 @@ def test_what_a_learner_left_that_ended_between_two_renames_is_found(tmp_path: P
     assert old.add(5, [sample(at) for at in range(5, 9)]) == 9
 
 
+def test_frames_are_let_go_by_stream_and_id(tmp_path: Path) -> None:
+    old = OldFrames(tmp_path / "old", 5, 1)
+    old.add(0, [sample(at) for at in range(5)])
+    old.let_go({(sample(1).stream, 1), (sample(3).stream, 3), ("another", 4)})
+    assert [each.frame_id for each in old.read()] == [0, 2, 4]
+
+
 def test_old_frames_are_sorted_by_their_neighbours_now() -> None:
     random = np.random.default_rng(1)
     numbers = random.normal(size=(400, 2))

@@ -37,7 +37,7 @@ def test_the_graph_answers_as_the_trees(classes: int) -> None:
         helper.make_tensor_value_info("label", TensorProto.INT64, ["N", 1]),
         helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", classes]),
     ]
-    graph = as_graph(trees, like(outputs), classes, logits=False)
+    graph = as_graph(trees, like(outputs), classes, False, "scores")
     label, scores = run(graph, x=numbers)
     np.testing.assert_allclose(scores, trees.predict_proba(numbers), atol=1e-5)
     assert (label.ravel() == trees.predict(numbers)).mean() == 1.0
@@ -50,7 +50,8 @@ def test_one_score_is_that_of_class_1() -> None:
     trees = fit(numbers, labels, np.ones(len(labels)), 1)
     wanted = trees.predict_proba(numbers)[:, 1]
     for logits, of in ((False, lambda p: p), (True, lambda p: np.log(p / (1 - p)))):
-        graph = as_graph(trees, like([helper.make_tensor_value_info("fraud", TensorProto.FLOAT, ["N", 1])]), 2, logits)
+        one = like([helper.make_tensor_value_info("fraud", TensorProto.FLOAT, ["N", 1])])
+        graph = as_graph(trees, one, 2, logits, "fraud")
         np.testing.assert_allclose(run(graph, x=numbers)[0].ravel(), of(wanted), atol=1e-3)
 
 
@@ -63,7 +64,8 @@ def test_several_inputs_are_one_row_and_whole_numbers_are_taken() -> None:
     ]
     rows = np.concatenate([amount, numbers[:, 1:]], axis=1).astype(np.float32)
     trees = fit(rows, labels, np.ones(len(labels)), 1)
-    graph = as_graph(trees, like([helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2])], inputs), 2, False)
+    two = like([helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2])], inputs)
+    graph = as_graph(trees, two, 2, False, "y")
     (scores,) = run(graph, amount=amount.ravel().astype(np.int64), rest=numbers[:, 1:])
     np.testing.assert_allclose(scores, trees.predict_proba(rows), atol=1e-5)
 
@@ -71,7 +73,8 @@ def test_several_inputs_are_one_row_and_whole_numbers_are_taken() -> None:
 def test_a_class_without_labels_has_a_score_that_never_wins() -> None:
     numbers, labels = data(2)
     trees = fit(numbers, np.where(labels == 1, 3, 1), np.ones(len(labels)), 1)
-    graph = as_graph(trees, like([helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])]), 4, False)
+    four = like([helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])])
+    graph = as_graph(trees, four, 4, False, "y")
     (scores,) = run(graph, x=numbers)
     assert set(np.unique(scores.argmax(axis=1))) == {1, 3}
     np.testing.assert_allclose(scores[:, [1, 3]], trees.predict_proba(numbers), atol=1e-5)
@@ -81,7 +84,7 @@ def test_the_same_labels_and_seed_make_the_same_bytes() -> None:
     numbers, labels = data(3)
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])]
     first, second = (
-        as_graph(fit(numbers, labels, np.ones(len(labels)), 7), like(outputs), 3, False).SerializeToString()
+        as_graph(fit(numbers, labels, np.ones(len(labels)), 7), like(outputs), 3, False, "y").SerializeToString()
         for _ in range(2)
     )
     assert first == second
@@ -94,7 +97,19 @@ def test_what_trees_cannot_do_is_named() -> None:
     trees = fit(numbers, labels, np.ones(len(labels)), 1)
     odd = like([helper.make_tensor_value_info("mask", TensorProto.FLOAT, ["N", 7])])
     with pytest.raises(LearnError, match=r"the output 'mask' has 7 elements a frame; trees give .* 2 scores"):
-        as_graph(trees, odd, 2, False)
+        as_graph(trees, odd, 2, False, "mask")
     text = [helper.make_tensor_value_info("line", TensorProto.STRING, ["N", 1])]
     with pytest.raises(LearnError, match="the input 'line' is text"):
-        as_graph(trees, like([helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2])], text), 2, False)
+        as_graph(trees, like([helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2])], text), 2, False, "y")
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_second_output_of_numbers_is_not_made_into_a_probability(size: int) -> None:
+    numbers, labels = data(2)
+    trees = fit(numbers, labels, np.ones(len(labels)), 1)
+    outputs = [
+        helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 2]),
+        helper.make_tensor_value_info("age", TensorProto.FLOAT, ["N", size]),
+    ]
+    with pytest.raises(LearnError, match="the output 'age' is neither 'scores'"):
+        as_graph(trees, like(outputs), 2, False, "scores")
