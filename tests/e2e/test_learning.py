@@ -53,7 +53,7 @@ async def test_shifts_are_seen_and_recovered_from_while_all_frames_are_answered(
 ) -> None:
     models = tmp_path / "models"
     put_model(models, concepts)
-    frames = 700 if shifts == 1 else 1800
+    frames = 1300 if shifts == 1 else 1800
     async with serving(models, learn=store, watch="activate", watch_settle_s=0.1, metrics="127.0.0.1:0") as app:
         report = await run(app, concepts, frames, 0.0, shifts, wait_every=100)
         assert len(report.shifts) == shifts
