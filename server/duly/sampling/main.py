@@ -12,7 +12,6 @@ import gc
 import io
 import resource
 import select
-import signal
 import socket
 import sys
 import time
@@ -28,7 +27,7 @@ from duly.sampling.sample import Form, Sample
 from duly.sampling.writing import FolderGone, Writing
 from duly.worker import kernel, landlock, seccomp
 from duly.worker.background import step_back
-from duly.worker.die_with_parent import die_with_parent
+from duly.worker.die_with_parent import die_with_parent, leave_signals_to_server
 
 OPEN_FILES_MAX = 64
 READ_BYTES = 1 << 18
@@ -42,9 +41,7 @@ _OOM_SCORE = 900
 def main(arguments: list[str]) -> int:
     descriptor, parent_pid = map(int, arguments)
     die_with_parent(parent_pid)
-    # These may go to the whole process group, such as from a terminal. What they mean the server decides.
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(signum, signal.SIG_IGN)
+    leave_signals_to_server()
     with contextlib.suppress(OSError):  # a name for `ps`, and no more
         Path("/proc/self/comm").write_text("duly samples")
     step_back()

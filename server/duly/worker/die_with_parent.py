@@ -1,4 +1,4 @@
-"""A process that must not outlive the one that started it asks the kernel to end it then (prctl(2))."""
+"""A process that the server has started ends with it, and not before (prctl(2))."""
 
 import ctypes
 import os
@@ -16,3 +16,9 @@ def die_with_parent(parent_pid: int, signum: signal.Signals = signal.SIGKILL) ->
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signum)
     if os.getppid() != parent_pid:
         os.kill(os.getpid(), signum)
+
+
+def leave_signals_to_server() -> None:
+    """Ignores what may go to the whole process group, such as from a terminal: what it means the server decides."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(signum, signal.SIG_IGN)

@@ -9,7 +9,6 @@ time and all on this one thread, until it is asked to stop or the server is gone
 import contextlib
 import gc
 import os
-import signal
 import socket
 import sys
 import traceback
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from duly.worker import channel, handed_state, shared_frames
 from duly.worker.background import fits, in_background, step_back
-from duly.worker.die_with_parent import die_with_parent
+from duly.worker.die_with_parent import die_with_parent, leave_signals_to_server
 from duly.worker.errors import BackendError, LoadError, RunError
 
 if TYPE_CHECKING:
@@ -37,9 +36,7 @@ _NAME_BYTES_MAX = 15  # linux/sched.h, TASK_COMM_LEN with its zero
 def main(arguments: list[str]) -> int:
     descriptor, parent_pid = map(int, arguments)
     die_with_parent(parent_pid)
-    # These may go to the whole process group, such as from a terminal. What they mean the server decides.
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(signum, signal.SIG_IGN)
+    leave_signals_to_server()
     with socket.socket(fileno=descriptor) as connection:
         try:
             return _serve(connection)

@@ -101,7 +101,7 @@ class Attempt:
             labels,
             np.array([each.answer for each in known], np.int64),
             [each.source for each in known],
-            self._base_rates(old, known[0].came_ns),
+            _base_rates(old),
             learning.trust,
             learning.seed,
         )
@@ -197,13 +197,6 @@ class Attempt:
     def _class_label(self) -> str:
         return self.version.config.learning.label if self.version.config.learning is not None else ""
 
-    def _base_rates(self, old: Sequence[Old], before_ns: int) -> dict[int, float]:
-        """The share of each class among believed labels from before the window; empty: there are too few."""
-        labels = [each.label for each in old]
-        if len(labels) < 100:
-            return {}
-        return {label: labels.count(label) / len(labels) for label in set(labels)}
-
     def _train(self, lessons: Sequence[Lesson], samples: Sequence[Sample]) -> None:
         learning = self.version.config.learning
         assert learning is not None
@@ -292,3 +285,11 @@ def _other_tensors(variant: str, new: Signature, old: Signature) -> str:
     return (
         f"variant {variant} of the new version takes {takes} and gives {gives}; before it took {took} and gave {gave}"
     )
+
+
+def _base_rates(old: Sequence[Old]) -> dict[int, float]:
+    """The share of each class among labels that were believed before; empty: there are too few."""
+    labels = [each.label for each in old]
+    if len(labels) < 100:
+        return {}
+    return {label: labels.count(label) / len(labels) for label in set(labels)}

@@ -1,8 +1,8 @@
 """What is watched of a frame: a few numbers for its inputs and outputs, whatever their size.
 
 A tensor of few numbers is watched number by number. Of a larger one, such as a picture, its mean, its deviation, its
-smallest and largest number, and where its numbers lie (the deciles). An encoded payload says its size alone: it is
-not decoded here.
+median, and the numbers below which a tenth and nine tenths of it lie. An encoded payload says its size alone: it is not
+decoded here.
 """
 
 from collections.abc import Mapping

@@ -42,14 +42,10 @@ class Teller:
         self._tell({"event": "state", "model": model, **state})
 
     def problem(self, model: str, text: str) -> None:
-        """Tells what is wrong, once until something else is or it has passed."""
+        """Tells what is wrong, once until something else is or an attempt has ended."""
         if self._problems.get(model) != text:
             self._problems[model] = text
             self._tell({"event": "problem", "model": model, "text": text})
-
-    def passed(self, model: str) -> None:
-        """Nothing is wrong any more."""
-        self._problems.pop(model, None)
 
     def _tell(self, line: dict[str, object]) -> None:
         if isinstance(text := line.get("text"), str):

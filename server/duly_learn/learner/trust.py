@@ -115,11 +115,6 @@ def judge(
     return Judgement(believed, tuple(reasons), "")
 
 
-def balanced(right: Mask, labels: Classes) -> float:
-    """The share of right answers of each class, averaged over the classes that there are."""
-    return float(np.mean([right[labels == each].mean() for each in np.unique(labels)])) if len(labels) else 0.0
-
-
 def _batches(sources: Sequence[str]) -> list[tuple[str, Members]]:
     """Cuts the labels of each source into runs in time. Small sources are one."""
     counts = Counter(sources)
