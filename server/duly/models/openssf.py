@@ -70,7 +70,8 @@ def read_bundle(folder: Path, version: str, keys: Iterable[str]) -> Manifest:
     if other := next((algorithm for algorithm, _ in signed.values() if algorithm != "sha256"), None):
         raise ManifestError(f"{BUNDLE_FILE} has digests of the kind {other[:40]}; sign with SHA-256 of whole files")
     inside = f"{version}/"
-    whole = any(name.startswith(inside) for name in signed)
+    # the model's folder was signed, even where it has nothing of this version
+    whole = any(name.rpartition("/")[0].partition("/")[0].isdecimal() for name in signed)
     digests = {
         name.removeprefix(inside) if not whole or name.startswith(inside) else f"../{name}": digest
         for name, (_, digest) in signed.items()
