@@ -13,7 +13,7 @@ from duly.sampling.sample import Form, Labelled, Sample
 from duly_learn.errors import LearnError
 from duly_learn.frames.frame import Encoded, LearnFrame
 from duly_learn.frames.places import NoFrames, frames_from
-from duly_learn.frames.split import split
+from duly_learn.frames.split import NEIGHBOURS_MAX, NEIGHBOURS_NS, neighbours, split
 
 
 def signature(*inputs: dict[str, Any], stateful: bool = False) -> Signature:
@@ -182,3 +182,14 @@ def test_neither_side_is_ever_empty(count: int, held_out: float) -> None:
 def test_one_frame_cannot_be_divided() -> None:
     with pytest.raises(LearnError, match="at least two are needed"):
         split(made(1), 0.3, 0)
+
+
+def test_frames_of_a_stream_that_are_close_are_neighbours() -> None:
+    def at(*times_s: float) -> list[int]:
+        return neighbours([LearnFrame({}, "s", round(s * NEIGHBOURS_NS)) for s in times_s])
+
+    assert at(0, 0.4, 0.8, 1.2, 5) == [0, 0, 0, 1, 2]
+    assert at(0.8, 5, 0) == [0, 1, 0]
+    assert len(set(at(0, 0, 0, 0))) == 4, "samples without a time"
+    assert neighbours([LearnFrame({}, name, 5) for name in ("a", "b")]) == [0, 1]
+    assert max(neighbours(made(100))) + 1 == 100 / NEIGHBOURS_MAX

@@ -15,6 +15,10 @@ from duly_learn.frames.frame import LearnFrame
 
 BLOCKS = 10
 """A stream is cut into so many blocks, or one for each frame where it has fewer."""
+NEIGHBOURS_NS = 1_000_000_000
+"""Frames of a stream that are closer than this are neighbours, and show about the same."""
+NEIGHBOURS_MAX = 10
+"""So many frames in a row count as neighbours at most: as many as a recording without times of its own has a second."""
 
 
 def split(frames: Sequence[LearnFrame], held_out: float, seed: int) -> tuple[list[LearnFrame], list[LearnFrame]]:
@@ -46,3 +50,26 @@ def split(frames: Sequence[LearnFrame], held_out: float, seed: int) -> tuple[lis
         [frame for index, frame in enumerate(frames) if index not in judged],
         [frame for index, frame in enumerate(frames) if index in judged],
     )
+
+
+def neighbours(frames: Sequence[LearnFrame]) -> list[int]:
+    """Returns for each frame the number of its block of neighbours: frames of one stream within NEIGHBOURS_NS, of which
+    there are NEIGHBOURS_MAX at most. Where several frames of a stream have the same time none is known, and each is
+    alone.
+    """
+    found = [0] * len(frames)
+    order = sorted(range(len(frames)), key=lambda index: (frames[index].stream, frames[index].when_ns, index))
+    block: list[int] = []
+    number = -1
+    for index in order:
+        frame = frames[index]
+        goes_on = (
+            0 < len(block) < NEIGHBOURS_MAX
+            and frames[block[0]].stream == frame.stream
+            and frames[block[-1]].when_ns < frame.when_ns < frames[block[0]].when_ns + NEIGHBOURS_NS
+        )
+        if not goes_on:
+            block, number = [], number + 1
+        block.append(index)
+        found[index] = number
+    return found
