@@ -1,6 +1,7 @@
 """The detector of frames unlike others: what it is fitted to, what it writes into a graph, and what it finds."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,17 @@ from onnx import helper
 
 from duly.cli_models import models
 from duly.models.spec import ModelConfig
+from duly_learn.errors import LearnError
 from duly_learn.frames.frame import LearnFrame
 from duly_learn.guards.branches import without_constant_branches
 from duly_learn.guards.detector import FRAMES_MIN, MARGIN, TooFew, fit
 from duly_learn.guards.fitting import SCORE, Fitted, NoFeatures, fit_detector
 from duly_learn.guards.graph import without_detector
 from duly_learn.guards.layers import chosen, taps_of
+from duly_learn.optimize.guarded import without_detectors
+from duly_learn.optimize.run import Asked, optimize
+from duly_learn.optimize.steps import STEPS
+from duly_learn.optimize.timing import Compared
 from duly_learn.running.model import running
 from tests import graphs
 from tests.worker.client import version_of
@@ -289,6 +295,43 @@ def test_guards_are_measured(guarded: Path) -> None:
     table = ran("guards", guarded, "eye", "--frames", guarded / "clean.npy", "--frames-max", 60)
     assert table.splitlines()[0].split() == ["frames", "number", "frozen", "blank", "distribution", "any", "guard"]
     assert table.splitlines()[1].split()[-1] == "0.0%"
+
+
+@pytest.mark.usefixtures("guarded")
+def test_variants_that_are_made_later_have_detectors_of_their_own(repository: Path) -> None:
+    """Quantised with the rest, a detector clips what is far off and finds nothing."""
+    config = repository / "eye/2/model.toml"
+    said = config.read_text()
+    try:
+        config.write_text(said.replace(f'output = "{SCORE}"', f'output = "{SCORE}"\naction = "INVALID"'))
+        version = version_of(repository, "eye")
+        step = next(step for step in STEPS if step.name == "int8-static")
+        patience = ([repository / "clean.npy"], [step], 0.9)
+        with pytest.MonkeyPatch.context() as patch:
+            times = Compared([2e6] * 5, [1e6] * 5)  # however fast it is
+            patch.setattr("duly_learn.optimize.judge.compare", lambda *given: times)
+            found = optimize(Asked(version, *patience, by_mean=True), lambda line: None)
+    finally:
+        config.write_text(said)
+    try:
+        made = version_of(repository, "eye")
+        assert made.version == str(found.number) == "3"
+        (guard,) = (each for each in made.config.guards if each.kind == "DISTRIBUTION")
+        assert guard.action == "INVALID", "what its author has said stays"
+        with running(made, variant="int8-static") as model:
+            clean = [LearnFrame({"x": each}, "s", nth) for nth, each in enumerate(pictures(20, 11))]
+            noise = [LearnFrame({"x": each}, "s", nth) for nth, each in enumerate(spoilt("gaussian noise"))]
+            assert model.found(clean).count(()) >= 19
+            assert model.found(noise).count(()) <= 2
+    finally:
+        shutil.rmtree(repository / "eye/3", ignore_errors=True)
+
+
+def test_a_detector_that_cannot_be_fitted_anew_is_refused(tmp_path: Path) -> None:
+    table = f'[[guard]]\nkind = "DISTRIBUTION"\noutput = "{SCORE}s"\n'
+    graphs.save(tmp_path, "eye", seeing(), table)
+    with pytest.raises(LearnError, match=f"the guard 'distribution' reads the graph's output '{SCORE}s'"):
+        without_detectors(version_of(tmp_path, "eye"), tmp_path)
 
 
 def test_a_model_without_guards_has_nothing_to_measure(tmp_path: Path) -> None:

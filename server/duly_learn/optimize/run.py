@@ -18,7 +18,7 @@ from duly_learn.frames.places import NoFrames, frames_from
 from duly_learn.frames.split import split
 from duly_learn.graphs.describe import size_bytes
 from duly_learn.optimize.existing import Existing
-from duly_learn.optimize.guarded import with_detectors
+from duly_learn.optimize.guarded import with_detectors, without_detectors
 from duly_learn.optimize.judge import Bench, joules_of, judge
 from duly_learn.optimize.judged import Judged
 from duly_learn.optimize.step import Candidate, OptimizeSource, Refused, Step
@@ -83,12 +83,14 @@ def optimize(asked: Asked, told: Callable[[str], None]) -> Found:
         NoMeasure: `[task]` asks for a measure that does not fit the model.
         OSError: a place cannot be read, or there is no room to work in.
     """
-    version = asked.version
+    before = asked.version
     with ExitStack() as stack:
-        stack.enter_context(alone(version.model_folder))
+        stack.enter_context(alone(before.model_folder))
         if asked.number is not None:
-            check_free(version.model_folder, asked.number)
+            check_free(before.model_folder, asked.number)
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="duly-optimize-"))).resolve()
+        version = without_detectors(before, work)
+        asked = replace(asked, version=version)
         original = stack.enter_context(running(version, threads=asked.threads))
         measure = measure_of(version.config.task, original.signature)
         told(f"{version.key}: answers are compared by {measure.name}")
@@ -115,12 +117,13 @@ def optimize(asked: Asked, told: Callable[[str], None]) -> Found:
         settings = base.candidate.settings if base is not None and base.candidate is not None else {}
         if asked.guards:
             found.variants = found.variants or _only_original(found)
+        if asked.guards or (found.variants and version is not before):
             found.variants, settings = with_detectors(
-                version, found.variants, settings, calibration, asked.seed, asked.threads, work, told
+                version, before, found.variants, settings, calibration, asked.seed, asked.threads, work, told
             )
         if found.variants:
             number = asked.number or next_number(version.model_folder)
-            write_version(version, number, found.variants, settings, _made(found), asked.threads)
+            write_version(before, number, found.variants, settings, _made(found), asked.threads)
             found.number = number
         return found
 
