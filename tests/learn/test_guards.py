@@ -265,7 +265,7 @@ def guarded(repository: Path) -> Path:
         "--report",
         repository / "r.html",
     )
-    assert "original: a detector of frames unlike others, fitted to 350 clean ones on 2 of the model's layers" in said
+    assert "original: a detector of frames unlike others, fitted to 310 clean ones on 2 of the model's layers" in said
     return repository
 
 
