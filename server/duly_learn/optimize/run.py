@@ -134,7 +134,9 @@ def _frames(
     """Returns the frames to fit to and those held out, each with what the original gives for them. Frames for which it
     gives nothing are left out.
     """
-    frames = frames_from(asked.places, original.signature, asked.frames_max, asked.seed, asked.topic, told)
+    frames = frames_from(
+        asked.places, original.signature, asked.frames_max, asked.seed, asked.topic, told, asked.version.name
+    )
     sides: list[tuple[list[LearnFrame], list[Outputs]]] = []
     reasons: list[str] = []
     for side in split(frames, asked.held_out, asked.seed):
