@@ -23,7 +23,7 @@ from duly_learn.running.model import running
     "places",
     multiple=True,
     required=True,
-    type=click.Path(exists=True, path_type=Path),
+    type=click.Path(path_type=Path),
     help="Clean frames: folder of samples or pictures, recording, MCAP, .npy or .npz; may be given again.",
 )
 @click.option("--topic", default="", help="Topic of logs, where several fit.")
