@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from duly.agreement.interval import Interval, frames_needed, interval
+from duly.agreement.interval import SCORES_MAX, Interval, interval, scores_needed
 
 RUNS = 400
 Scores = Callable[[np.random.Generator, int], list[float]]
@@ -36,22 +36,21 @@ def test_it_holds_the_truth_as_often_as_it_says(scores: Scores, count: int) -> N
 
 def in_blocks(rng: np.random.Generator) -> Interval:
     """Of 30 blocks of ten frames that come out alike."""
-    blocks = np.repeat(np.arange(30), 10)
-    return interval(list((rng.random(30) < 0.95).astype(float)[blocks]), blocks=list(blocks))
+    return interval(list(np.repeat((rng.random(30) < 0.95).astype(float), 10)), alike=10)
 
 
 def test_it_holds_the_truth_where_neighbours_are_alike() -> None:
     rng = np.random.default_rng(5)
     found = [in_blocks(rng) for _ in range(RUNS)]
     assert np.mean([each.low <= 0.95 <= each.high for each in found]) >= 0.95
-    assert {(each.count, each.blocks) for each in found} == {(300, 30)}
+    assert {(each.count, each.worth) for each in found} == {(300, 30)}
 
 
-def test_blocks_count_and_not_their_frames() -> None:
-    alone, blocks = interval([1.0] * 20), interval([1.0] * 200, blocks=[nth // 10 for nth in range(200)])
-    assert (blocks.low, blocks.high) == (alone.low, alone.high)
-    assert str(blocks).endswith("200 frames in 20 blocks of neighbours)")
-    assert interval([1.0] * 20, blocks=list(range(20))) == alone
+def test_frames_that_are_alike_count_as_one() -> None:
+    alone, rows = interval([1.0] * 19 + [0.0]), interval([1.0] * 190 + [0.0] * 10, alike=10)
+    assert (rows.low, rows.high) == (alone.low, alone.high)
+    assert str(rows).endswith("200 frames that count as 20)")
+    assert str(alone).endswith("20 frames)")
 
 
 def test_two_good_frames_prove_little() -> None:
@@ -94,6 +93,11 @@ def test_ends_lie_in_0_to_1_and_around_the_mean() -> None:
 
 
 def test_so_many_frames_are_needed_and_no_fewer() -> None:
-    needed = frames_needed(0.99)
+    needed = scores_needed([1.0] * 3, 0.99)
     assert needed == 419
     assert interval([1.0] * needed).low >= 0.99 - 1e-8 > interval([1.0] * (needed - 1)).low
+    some = [0.0] + [1.0] * 299
+    times = -(-scores_needed(some, 0.99) // 300)
+    assert interval(some * times).low >= 0.99 > interval(some * (times - 1)).low
+    assert scores_needed([0.0, 1.0], 0.6) == 0, "no number of them is as good"
+    assert scores_needed([1.0], 1 - 1e-7) == 0, f"more than {SCORES_MAX}"

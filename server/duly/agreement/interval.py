@@ -7,13 +7,15 @@ the same of what is left to 1: the betting interval of Waudby-Smith and Ramdas, 
 variables by betting" (JRSS B, 2024), with fixed stakes. It holds for scores of any shape, for few of them, and where
 nearly all are 1 and some are 0, which Student's does not. No score that grows lowers an end.
 
-Neighbours of one recording are not independent of one another. Given the block of each score, the means of blocks are
-the values, and only blocks need be independent.
+Neighbours of one recording are not independent of one another. Where so many in a row count as one (`alike`), the
+product is taken to the power of 1 / so many: it is then the geometric mean of as many products, each over scores that
+lie so far apart, and no larger than their mean, to which Markov's inequality applies as well.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, log
+from math import log
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,8 @@ STAKES = np.array([1.0, 1 / 128, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 0.4, 0.55
 SHARES = np.array([1 / 2] + [1 / 22] * 11)
 """How much is bet with each. Half of all suits scores that are all 1, of which the most is asked."""
 BISECTIONS = 30
+SCORES_MAX = 1_000_000
+"""No larger number of scores is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,64 +37,68 @@ class Interval:
     low: float
     high: float
     count: int
-    blocks: int = 0
-    """How many blocks of neighbours the scores are of; 0: each was taken as independent of the others."""
+    alike: float = 1.0
+    """So many of them, in a row, were counted as one."""
+
+    @property
+    def worth(self) -> int:
+        """As how many independent scores they count."""
+        return max(1, round(self.count / self.alike))
 
     def __str__(self) -> str:
-        of = f" in {self.blocks} blocks of neighbours" if self.blocks else ""
-        return f"{self.mean:.4f} ({self.low:.4f} to {self.high:.4f}, {self.count} frames{of})"
+        counted = f" that count as {self.worth}" if self.worth < self.count else ""
+        return f"{self.mean:.4f} ({self.low:.4f} to {self.high:.4f}, {self.count} frames{counted})"
 
 
-def interval(scores: Sequence[float], confidence: float = 0.95, blocks: Sequence[Hashable] | None = None) -> Interval:
+def interval(scores: Sequence[float], confidence: float = 0.95, alike: float = 1.0) -> Interval:
     """Returns mean and two-sided confidence interval of scores in 0..1.
 
-    `blocks`: of which block each score is, where those of one block are alike; None: each is independent of the others.
-    Raises ValueError where there is no score.
+    `alike`: so many in a row count as one; 1: each is independent of the others. Raises ValueError where there is no
+    score.
     """
     values = np.asarray(scores, np.float64)
     count = len(values)
     if not count:
         raise ValueError("there is no score to take a mean of")
     mean = min(1.0, max(0.0, float(values.mean())))
-    number = 0
-    if blocks is not None:
-        numbers: dict[Hashable, int] = {}
-        of = np.array([numbers.setdefault(block, len(numbers)) for block in blocks])
-        values, number = np.bincount(of, values) / np.bincount(of), len(numbers)
     risk = (1 - confidence) / 2
-    low, high = _least(values, risk), 1.0 - _least(1.0 - values, risk)
-    return Interval(mean, min(low, mean), max(high, mean), count, number if number < count else 0)
+    low, high = _least(values, risk, alike), 1.0 - _least(1.0 - values, risk, alike)
+    return Interval(mean, min(low, mean), max(high, mean), count, alike)
 
 
-def frames_needed(low: float, confidence: float = 0.95) -> int:
-    """Returns how many frames must agree, all of them and each independent of the others, for the lower end to reach
-    `low`, which is above 0 and below 1.
+def scores_needed(scores: Sequence[float], low: float, confidence: float = 0.95) -> int:
+    """Returns how many independent scores that are spread as these would have a lower end of `low`, which is above 0
+    and below 1; 0: no number of them, or more than SCORES_MAX.
     """
-    risk = (1 - confidence) / 2
-    few, many = 0, ceil(log(risk * SHARES[0]) / log(low))
-    while few < many:
+    kinds, counts = np.unique(np.asarray(scores, np.float64), return_counts=True)
+    shares = counts / len(scores)
+    wanted = -log((1 - confidence) / 2)
+    few, many = 0, SCORES_MAX
+    if _log_capital(kinds, shares * many, low) < wanted:
+        return 0
+    while many - few > 1:
         middle = (few + many) // 2
-        if _log_capital(np.ones(1), np.array([middle]), low) >= -log(risk):
+        if _log_capital(kinds, shares * middle, low) >= wanted:
             many = middle
         else:
-            few = middle + 1
+            few = middle
     return many
 
 
-def _least(values: npt.NDArray[np.float64], risk: float) -> float:
+def _least(values: npt.NDArray[np.float64], risk: float, alike: float) -> float:
     """The largest bound that the values prove their mean to be above; 0: none."""
     low, high = 0.0, 1.0
     kinds, counts = np.unique(values, return_counts=True)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        if _log_capital(kinds, counts, middle) >= -log(risk):
+        if _log_capital(kinds, counts / alike, middle) >= -log(risk):
             low = middle
         else:
             high = middle
     return low
 
 
-def _log_capital(kinds: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], bound: float) -> float:
+def _log_capital(kinds: npt.NDArray[np.float64], counts: npt.NDArray[Any], bound: float) -> float:
     """What 1 has become by bets that the mean is above the bound, over values that each came so often."""
     with np.errstate(divide="ignore"):
         logs = np.log1p(np.maximum(np.outer(STAKES, kinds / bound - 1), -1.0)) @ counts

@@ -70,16 +70,20 @@ def _near(frames: Sequence[LearnFrame], block: Sequence[int], edge: int) -> list
     return [index for index in block[: len(block) // 4] if 0 < abs(frames[index].when_ns - there) <= NEIGHBOURS_NS]
 
 
+def in_order(frames: Sequence[LearnFrame]) -> list[int]:
+    """Returns the places of the frames, stream by stream and in each by time."""
+    return sorted(range(len(frames)), key=lambda index: (frames[index].stream, frames[index].when_ns, index))
+
+
 def neighbours(frames: Sequence[LearnFrame]) -> list[int]:
     """Returns for each frame the number of its block of neighbours: frames of one stream within NEIGHBOURS_NS, of which
     there are NEIGHBOURS_MAX at most. Where several frames of a stream have the same time none is known, and each is
     alone.
     """
     found = [0] * len(frames)
-    order = sorted(range(len(frames)), key=lambda index: (frames[index].stream, frames[index].when_ns, index))
     block: list[int] = []
     number = -1
-    for index in order:
+    for index in in_order(frames):
         frame = frames[index]
         goes_on = (
             0 < len(block) < NEIGHBOURS_MAX
