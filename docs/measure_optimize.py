@@ -173,7 +173,26 @@ def photographs(models: Path) -> list[Path]:
 
 
 def beats(models: Path) -> list[Path]:
-    """Normal and ectopic heartbeats in 1.2 s of two leads of ECG: record 201 of the AHA database."""
+    """Normal and ectopic heartbeats, by a small network."""
+    rows, truth = beat_windows()
+    layers = Layers("ecg", 2)
+    for width in (64, 128, 128, 128):
+        layers.conv(width, 7, stride=2)
+    layers.classes(2, "scores")
+    model = layers.model("ecg", list(rows.shape[1:]), "scores", 2)
+    half = len(rows) // 2
+    _write(models / "beats", trained(model, "ecg", rows[:half], truth[:half], 400))
+    (models / "beats/labels.txt").write_text("normal\nectopic\n")
+    (models / "beats/model.toml").write_text('labels = "labels.txt"\nbatch_sizes = [1]\n')
+    frames = models.parent / "beats.npz"
+    np.savez(frames, ecg=monitored())
+    return [frames]
+
+
+def beat_windows() -> tuple[Array, Array]:
+    """Returns 1.2 s of two leads of ECG around normal and ectopic heartbeats, of each about as many, [N, 2, samples],
+    and which are ectopic, [N]: record 201 of the AHA database, in the order of time.
+    """
     from duly.demo.bedside import HOP_SAMPLES, WINDOW_SAMPLES, read_beats, read_signal, window
 
     files = fetch(("0201.dat", "0201.atr"))
@@ -185,20 +204,16 @@ def beats(models: Path) -> list[Path]:
     # A monitor's windows end anywhere: three of them hold each beat.
     ends = [at + 100 - int(random.integers(HOP_SAMPLES)) for at, _ in kept for _ in range(3)]
     rows = np.stack([window(signal, end).reshape(2, -1) for end in ends])
-    truth = np.repeat([int(ectopic) for _, ectopic in kept], 3)
-    layers = Layers("ecg", 2)
-    for width in (64, 128, 128, 128):
-        layers.conv(width, 7, stride=2)
-    layers.classes(2, "scores")
-    model = layers.model("ecg", [2, WINDOW_SAMPLES], "scores", 2)
-    half = len(rows) // 2
-    _write(models / "beats", trained(model, "ecg", rows[:half], truth[:half], 400))
-    (models / "beats/labels.txt").write_text("normal\nectopic\n")
-    (models / "beats/model.toml").write_text('labels = "labels.txt"\nbatch_sizes = [1]\n')
-    frames = models.parent / "beats.npz"
-    every = range(WINDOW_SAMPLES, signal.shape[1], HOP_SAMPLES)  # what a monitor sends, of all of the record
-    np.savez(frames, ecg=np.stack([window(signal, end).reshape(2, -1) for end in every]).astype(np.float32))
-    return [frames]
+    return rows, np.repeat([int(ectopic) for _, ectopic in kept], 3)
+
+
+def monitored() -> Array:
+    """Returns what a monitor sends of the whole record: windows that follow one another, [N, 2, samples]."""
+    from duly.demo.bedside import HOP_SAMPLES, WINDOW_SAMPLES, read_signal, window
+
+    signal = read_signal(fetch(("0201.dat",))["0201.dat"])
+    every = range(WINDOW_SAMPLES, signal.shape[1], HOP_SAMPLES)
+    return np.stack([window(signal, end).reshape(2, -1) for end in every]).astype(np.float32)
 
 
 def _write(folder: Path, model: onnx.ModelProto) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ from click.testing import CliRunner
 from onnx import helper
 from sklearn.datasets import load_digits
 
+from duly.agreement.interval import interval
 from duly.cli_models import models
 from duly.models.spec import ModelConfig
 from duly_learn.errors import LearnError
 from duly_learn.frames.frame import LearnFrame
 from duly_learn.guards.branches import without_constant_branches
-from duly_learn.guards.detector import FRAMES_MIN, MARGIN, TooFew, fit
+from duly_learn.guards.detector import FRAMES_MIN, FURTHER_MAX, MARGIN, SPARE, TooFew, fit
 from duly_learn.guards.fitting import SCORE, Fitted, NoFeatures, fit_detector
 from duly_learn.guards.graph import without_detector
 from duly_learn.guards.layers import chosen, taps_of
@@ -288,6 +290,56 @@ def test_the_threshold_is_what_frames_exceed_that_were_not_fitted_to() -> None:
     assert MARGIN > 1
 
 
+def moving(random: np.random.Generator, scenes: int) -> np.ndarray:
+    """Features of a camera that moves through scenes: those of one scene are alike."""
+    return np.asarray(random.normal(0, 0.2, (scenes * 20, 6)) + np.repeat(random.normal(0, 1, (scenes, 6)), 20, axis=0))
+
+
+def test_where_blocks_differ_another_one_passes_too() -> None:
+    """By what single frames say, many scenes that were not fitted to would be flagged from their first frame on."""
+    shares, before = [], []
+    for seed in range(12):
+        random = np.random.default_rng(seed)
+        found, others = fit({"a": moving(random, 10)}, ["camera"] * 200, seed), {"a": moving(random, 50)}
+        before.append((found.scores(others) > 1).mean())
+        shares.append((found.moved([], []).scores(others) > 1).mean())
+    assert np.mean(shares) <= 0.01 < 0.05 < np.mean(before)
+
+
+def test_blocks_that_differ_no_more_than_frames_leave_the_threshold_about_where_it_is() -> None:
+    random = np.random.default_rng(3)
+    assert 1 <= fit({"a": random.normal(5, 1, (300, 4))}, ["one"] * 300, 0).unlike < 1.2
+
+
+def test_the_threshold_is_moved_as_far_off_as_spoilt_frames_allow() -> None:
+    random = np.random.default_rng(4)
+    found = fit({"a": random.normal(0, 1, (300, 4))}, ["one"] * 300, 0)
+
+    def at(score: float) -> dict[str, np.ndarray]:
+        """Frames of about that score."""
+        one = np.ones((1, 4))
+        return {"a": np.repeat(one * score / float(found.scores({"a": one})[0]), 50, axis=0)}
+
+    near, far, inside = at(3), at(90), at(0.8)
+    assert found.moved([], []).further == found.unlike
+    assert found.moved([far], []).further == FURTHER_MAX
+    moved = found.moved([near, far, inside], [])  # the last are not told apart, wherever the threshold lies
+    assert 2 < moved.further < 3
+    assert (moved.scores(near) > 1).all()
+    np.testing.assert_allclose(found.scores(near), moved.scores(near) * moved.further)
+    assert found.moved([at(1.1)], []).further == 1
+
+
+def test_what_may_be_lost_is_found_where_blocks_differ_no_more_than_that() -> None:
+    one = fit({"a": np.random.default_rng(4).normal(0, 1, (300, 4))}, ["one"] * 300, 0)
+    patches = {"a": np.full((50, 4), 2 / float(one.scores({"a": np.ones((1, 4))})[0]))}
+    noise = {"a": 20 * patches["a"]}
+    limit = SPARE * float(one.scores(patches)[0])
+    assert one.moved([noise], [patches]).further == pytest.approx(limit)
+    assert replace(one, unlike=3.0).moved([noise], [patches]).further == 3
+    assert replace(one, unlike=3.0).moved([patches], []).further == pytest.approx(limit)
+
+
 # ---- as a user runs it ----
 
 
@@ -349,8 +401,11 @@ def test_guards_are_measured(guarded: Path) -> None:
     assert frozen["found"]["frozen"] == frozen["frames"] == 148  # less those that may repeat
     assert all(row["found"]["distribution"] >= 0.95 * row["frames"] for row in others)
     table = ran("guards", guarded, "eye", "--frames", guarded / "clean.npy", "--frames-max", 60)
-    assert table.splitlines()[0].split() == ["frames", "number", "frozen", "blank", "distribution", "any", "guard"]
-    assert table.splitlines()[1].split()[-1] == "0.0%"
+    heads = "frames number frozen blank distribution any guard 95 % interval"
+    assert table.splitlines()[0].split() == heads.split()
+    *cells, high = table.splitlines()[1].split()
+    assert cells[-3:] == ["0.0%", "0.0%", "to"]
+    assert 0 < float(high.removesuffix("%")) < 50  # of so few frames little is known
 
 
 def test_guards_that_need_no_fitting_come_along_where_clean_frames_allow_them(tmp_path: Path) -> None:
@@ -389,7 +444,8 @@ def test_a_detector_that_finds_hardly_anything_is_not_written(tmp_path: Path) ->
 
 def test_too_many_false_alarms_are_said_with_what_would_help() -> None:
     def row(kind: str, found: int) -> Row:
-        return Row(kind, 100, {"blank": 0, "distribution": found}, found)
+        share = interval([1.0] * found + [0.0] * (100 - found))
+        return Row(kind, 100, {"blank": 0, "distribution": found}, found, share)
 
     fine = verdict([row("clean", 1), row("uniform noise", 95)], "distribution")
     assert (fine.short, fine.useless) == ([], "")

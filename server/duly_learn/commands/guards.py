@@ -71,9 +71,7 @@ def guards(
         used = frames if held_out == 1 else split(frames, held_out, seed)[1]
         rows = measure(worker, used, seed, _tell)
     if as_json:
-        click.echo(
-            json.dumps([{"kind": r.kind, "frames": r.frames, "found": dict(r.by_guard), "any": r.by_any} for r in rows])
-        )
+        click.echo(json.dumps([row.told() for row in rows]))
     else:
         click.echo(table(rows))
 

@@ -24,16 +24,18 @@ from duly_learn.guards.fitting import SCORE, Fitted, fit_detector
 from duly_learn.guards.graph import without_detector
 from duly_learn.guards.measure import Row, evenly, measure
 from duly_learn.guards.plain import plain_guards
-from duly_learn.guards.spoilt import NotSpoilt
-from duly_learn.guards.verdict import finds_less, verdict
+from duly_learn.guards.spoilt import NotSpoilt, Spoiler
+from duly_learn.guards.verdict import OF_OTHERS, finds_less, verdict
 from duly_learn.optimize.write import NewVariant
 from duly_learn.running.model import running
 from duly_learn.running.seen import GraphView
 
 CLEAN_MAX = 500
 """So many held-out frames, evenly spread, say how often guards are mistaken."""
+SPOILT_FITTED_MAX = 50
+"""So many spoilt frames of each kind say how far off a threshold may lie."""
 SPOILT_MAX = 100
-"""And so many of each kind what they find."""
+"""So many of each kind say what they find."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +137,7 @@ def with_guards(
         all_guards = {**settings, "guard": _with(fitted.settings, [*tables, *plains])}
         tried = _alone(guarding.version, with_detector, all_guards)
         rows = _measured(guarding, tried, variant.name, told)
-        guarded.measured[variant.name] = [
-            {"kind": row.kind, "frames": row.frames, "found": dict(row.by_guard), "any": row.by_any} for row in rows
-        ]
+        guarded.measured[variant.name] = [row.told() for row in rows]
         useless = verdict(rows, _detector(tried.config)).useless if rows else ""
         if useless and variant is variants[0]:
             told(
@@ -188,13 +188,25 @@ def _alone(version: ModelVersion, variant: NewVariant, settings: Mapping[str, ob
 
 
 def _fitted(guarding: Guarding, version: ModelVersion, variant: NewVariant) -> Fitted:
-    sights = GraphView(version, threads=guarding.threads).of(guarding.frames)
+    view = GraphView(version, threads=guarding.threads)
     model = onnx.load(str(variant.folder / variant.file))
     streams = [frame.stream for frame in guarding.frames]
+    inputs = (sight.inputs for sight in view.of(guarding.frames))
+    spoilt = {kind: (sight.inputs for sight in view.of(frames)) for kind, frames in _spoilt(guarding).items()}
     try:
-        return fit_detector(model, version.config, (sight.inputs for sight in sights), streams, guarding.seed)
+        return fit_detector(model, version.config, inputs, streams, guarding.seed, spoilt=spoilt)
     except LearnError as error:
         raise type(error)(f"{variant.name}: {error}") from error
+
+
+def _spoilt(guarding: Guarding) -> dict[str, list[LearnFrame]]:
+    """Returns frames of each kind that a detector is to find; none where they cannot be spoilt."""
+    some = evenly(guarding.frames, SPOILT_FITTED_MAX)
+    try:
+        kinds = Spoiler(guarding.signature, some, guarding.seed).kinds()
+        return {kind: spoil(some) for kind, spoil in kinds.items() if kind not in OF_OTHERS}
+    except NotSpoilt:
+        return {}
 
 
 def _measured(guarding: Guarding, version: ModelVersion, name: str, told: Callable[[str], None]) -> list[Row]:
