@@ -33,7 +33,7 @@ def _facts(result: Result) -> list[tuple[str, str]]:
         ("measure", result.measure),
         ("compared with", result.expected),
         ("frames", f"{result.frames} of {result.streams} streams"),
-        ("seed", str(result.seed)),
+        ("seed", f"{result.seed}{'' if result.is_repeatable else '; cut by the clock, see the notes'}"),
     ]
     return facts + ([("agreement on clean frames", str(result.agreement))] if result.agreement is not None else [])
 

@@ -49,6 +49,8 @@ def _tested(tested: Tested, result: Result) -> Iterator[Table | str]:
                 "queries a frame", *(f"{level.queries / max(1, len(level.scores)):,.0f}" for level in row.levels)
             )
             table.add_row("at the limit", *(f"{level.at_limit} of {len(level.scores)}" for level in row.levels))
+            if any(level.out_of_time for level in row.levels):
+                table.add_row("of them by time", *(str(level.out_of_time) for level in row.levels))
             yield table
 
 
