@@ -235,17 +235,18 @@ def _says_nothing(measure: Measure, expected: Sequence[Outputs]) -> list[str]:
 
 def _limits_of(row: Row, plan: Plan) -> list[str]:
     notes = []
+    tries = sum(len(level.scores) for level in row.levels)
     out_of_time = sum(level.out_of_time for level in row.levels)
     if at_limit := sum(level.at_limit for level in row.levels) - out_of_time:
         notes.append(
-            f"{row.name}: at {at_limit} of all attacks on a frame within a ball, {plan.queries} queries were the "
-            "limit; with more, the scores may be less"
+            f"{row.name}: {at_limit} of {tries} attacks on a frame within a ball ended at {plan.queries} queries; with "
+            "more, the scores may be less"
         )
     if out_of_time:
         notes.append(
-            f"{row.name}: {out_of_time} attacks on a frame within a ball were cut short, as {plan.seconds:g} s a "
-            "version were over: scores from there on depend on how fast the machine was. Give more time (--seconds), "
-            "fewer frames (--attack-frames) or fewer queries (--queries)"
+            f"{row.name}: {out_of_time} of {tries} attacks on a frame within a ball were cut short, as "
+            f"{plan.seconds:g} s a version were over: scores from there on depend on how fast the machine was. Give "
+            "more time (--seconds), fewer frames (--attack-frames) or fewer queries (--queries)"
         )
     if row.left_out:
         notes.append(f"{row.name}: {row.left_out} balls were left out: {plan.seconds:g} s were over")
