@@ -25,6 +25,8 @@ ROOMS = {
     "core": "The scheduler",
     "agreement": "Agreement of answers",
     "energy": "Energy",
+    "sampling": "Kept frames and labels",
+    "trials": "Trials of versions",
     "": "The rest of the process",
 }
 """The folders below `server/duly` whose constants are listed, each with its heading."""

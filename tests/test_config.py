@@ -7,17 +7,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from duly.config import (
-    ConfigError,
-    ServerConfig,
-    default_lanes,
-    default_threads,
-    load_config,
-    service_links,
-    split_host_port,
-    variable_name,
-)
-from duly.settings import option_name
+from duly.addresses import split_host_port
+from duly.config import ServerConfig
+from duly.config_sources import ConfigError, load_config, service_links
+from duly.cpus import default_threads
+from duly.gpus import default_lanes
+from duly.settings import option_name, variable_name
 
 
 @pytest.fixture

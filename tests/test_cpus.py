@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from duly import cgroups, cpus
-from duly.config import default_threads
+from duly.cpus import default_threads
 
 CGROUP = "sys/fs/cgroup"
 

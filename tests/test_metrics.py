@@ -11,6 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from duly.core.types import OutcomeStatus, StreamClass
+from duly.metric_families import Families
 from duly.metrics import Gauges, LearningCounts, Metrics, SamplingCounts, Tally
 from duly.metrics_server import MetricsError, serve_metrics
 
@@ -97,7 +98,7 @@ def busy_server() -> Metrics:
 
 def exposition(metrics: Metrics) -> list[Metric]:
     registry = CollectorRegistry()
-    registry.register(metrics)
+    registry.register(Families(metrics))
     return list(text_string_to_metric_families(generate_latest(registry).decode()))
 
 

@@ -34,3 +34,14 @@ def is_local(address: str) -> bool:
     except (OSError, UnicodeError):
         return False
     return bool(found) and all(ipaddress.ip_address(str(place[0])).is_loopback for *_, place in found)
+
+
+def split_host_port(address: str) -> tuple[str, int]:
+    """Splits `HOST:PORT` or `[IPV6]:PORT` and takes the brackets off. Raises ValueError where it is neither."""
+    host, colon, port = address.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not host or host == "[]" or (":" in host and not bracketed) or not port.isascii():
+        raise ValueError("should be HOST:PORT, such as 127.0.0.1:8500 or [::1]:8500")
+    if not port.isdigit() or int(port) > 65535:
+        raise ValueError("should end in a port from 0 (any free one) to 65535")
+    return (host[1:-1] if bracketed else host), int(port)

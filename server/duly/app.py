@@ -14,9 +14,12 @@ import uvloop
 from duly import freed_memory, signals
 from duly.access.errors import AccessError
 from duly.addresses import local_path
-from duly.config import ServerConfig, default_lanes, default_threads, service_links
+from duly.config import ServerConfig
+from duly.config_sources import service_links
 from duly.core.events import DrainRequested
+from duly.cpus import default_threads
 from duly.descriptors import DescriptorError, connections_max, raise_limit
+from duly.gpus import default_lanes
 from duly.log_lines import Lines, not_blocking
 from duly.metrics import Gauges, Metrics
 from duly.metrics_server import MetricsError, MetricsServer, serve_metrics

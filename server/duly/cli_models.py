@@ -14,7 +14,7 @@ from duly.cli_lazy import Lazy
 from duly.cli_manifest import manifest
 from duly.cli_settings import CONFIG_OPTION, setting_option
 from duly.cli_versions import COMMANDS
-from duly.config import ConfigError, load_config
+from duly.config_sources import ConfigError, load_config
 from duly.models.repository import ModelVersion, NotARepository, Repository, RepositoryProblem
 
 _FOLDER = click.argument("folder", metavar="DIR", type=click.Path(exists=True, path_type=Path), required=True)

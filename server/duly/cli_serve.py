@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from duly.cli_settings import CONFIG_OPTION, setting_option
-from duly.config import ConfigError, ServerConfig, load_config
+from duly.config import ServerConfig
+from duly.config_sources import ConfigError, load_config
 from duly.models.repository import NotARepository
 
 

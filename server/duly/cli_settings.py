@@ -13,7 +13,7 @@ CONFIG_OPTION = click.Option(
     ["--config"], type=click.Path(path_type=Path), metavar="FILE", help="TOML file of settings."
 )
 
-_FOLDERS = ("learn",)
+_FOLDERS = ("learn", "sample")
 """Settings that are folders, though their names do not say so."""
 
 
@@ -32,7 +32,9 @@ def _default(setting: FieldInfo) -> str:
         return "required"
     if setting.default is None or setting.default == ():
         return "not set"
-    return f"default: {setting.default:g}" if isinstance(setting.default, float) else f"default: {setting.default}"
+    if isinstance(setting.default, tuple):
+        return f"default: {','.join(map(str, setting.default))}"
+    return f"default: {setting.default:.10g}" if isinstance(setting.default, float) else f"default: {setting.default}"
 
 
 def _metavar(setting: FieldInfo) -> str:

@@ -15,6 +15,11 @@ def usable_cpus() -> int:
     return max(1, min([len(os.sched_getaffinity(0)), *map(int, _quotas())]))
 
 
+def default_threads() -> int:
+    """Intra-op threads of a CPU worker: where there are several CPUs to use, one is left to the serving process."""
+    return max(1, usable_cpus() - 1)
+
+
 def _quotas() -> Iterator[float]:
     """Yields the quotas that bind this process, in CPUs."""
     for text in group_settings("cpu", "cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us"):

@@ -21,10 +21,12 @@ from duly.access.key_set import read_keys
 from duly.access.policy import Policy, read_policy
 from duly.access.tls_files import certificate_of, read_tls
 from duly.cgroups import group_settings
-from duly.config import ConfigError, ServerConfig, default_lanes, load_config
+from duly.config import ServerConfig
+from duly.config_sources import ConfigError, load_config
 from duly.cpus import usable_cpus
 from duly.descriptors import KEPT_BACK, RAISED_MAX
 from duly.energy.watch import EnergyWatch
+from duly.gpus import default_lanes
 from duly.models.manifest import ManifestError
 from duly.models.repository import NotARepository, Repository
 from duly.models.trust import trust_of

@@ -14,6 +14,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
 
 from duly.listening import why_not
+from duly.metric_families import Families
 from duly.metrics import Metrics
 
 SCRAPES_MAX = 8
@@ -95,7 +96,7 @@ def serve_metrics(address: str, metrics: Metrics) -> MetricsServer:
     """
     host, _, port = address.rpartition(":")
     registry = CollectorRegistry()
-    registry.register(metrics)
+    registry.register(Families(metrics))
     ProcessCollector(registry=registry)
     try:
         found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

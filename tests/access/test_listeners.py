@@ -14,7 +14,8 @@ import pytest
 
 from duly.access.tokens import new_token, policy_lines
 from duly.app import App, StartError
-from duly.config import ConfigError, ServerConfig, load_config
+from duly.config import ServerConfig
+from duly.config_sources import ConfigError, load_config
 from duly.v1 import model_pb2, model_pb2_grpc
 from duly_client import Client, DulyError, NotAllowed, Status
 from tests import graphs

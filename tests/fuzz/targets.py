@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from duly import config as server_config
+from duly import config_sources
 from duly.access.errors import AccessError, NotAuthenticated
 from duly.access.evidence import Evidence
 from duly.access.judge import Judge
@@ -23,6 +23,7 @@ from duly.access.key_set import read_keys
 from duly.access.listeners import Listener
 from duly.access.policy import read_policy
 from duly.access.tls_files import read_tls
+from duly.addresses import split_host_port
 from duly.core.types import BacklogPolicy
 from duly.models.config_file import check_settings, read_config
 from duly.models.errors import BrokenModel
@@ -315,9 +316,9 @@ def server_settings(data: bytes) -> None:
     pairs = [word.decode("utf-8", "replace").partition("=") for word in words[1:4]]
     environ = {name: value for name, _, value in pairs}
     try:
-        checked = server_config.load_config({"models": _scratch()}, path, environ)
+        checked = config_sources.load_config({"models": _scratch()}, path, environ)
         assert checked.streams_max > 0
-    except server_config.ConfigError as error:
+    except config_sources.ConfigError as error:
         assert str(error)
 
 
@@ -423,7 +424,7 @@ def addresses(data: bytes) -> None:
             del os.environ[name]
         os.environ.update(before)
     try:
-        host, port = server_config.split_host_port(text)
+        host, port = split_host_port(text)
         assert host
         assert 0 <= port <= 65535
     except ValueError:

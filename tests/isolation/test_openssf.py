@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from duly.config import load_config
+from duly.config_sources import load_config
 from duly.models import openssf
 from duly.models.manifest import ManifestError
 from duly.models.trust import trust_of

@@ -94,6 +94,7 @@ def test_the_same_seed_gives_the_same_and_scores_are_of_each_frame(root: Path) -
     first = read(root)
     assert run(root, "flowers/1", *options, "--seed", 3).exit_code == 0
     assert read(root) == first
+    assert first["repeatable"]
     assert first["expected"] == "each version's own answers to the clean frames"
     assert first["tested"]["clean"]["mean"] == 1
     assert len(row(first, "noise")["levels"][2]["scores"]) == FRAMES
@@ -197,6 +198,8 @@ def test_frames_are_left_out_where_time_is_short(root: Path, monkeypatch: pytest
     assert found["frames"] == 7
     assert found["tested"]["clean"]["mean"] > 0.8, "labels are those of the frames that are left"
     assert "7 of 60 frames are tested" in found["notes"][0]
+    assert "--frames-max" in found["notes"][0]
+    assert not found["repeatable"]
 
 
 # ---- what is wrong ----

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from duly.config import split_host_port
+from duly.addresses import split_host_port
 from duly_load.cli.options import Number, UsageError, make_folder, writing
 from duly_load.cli.progress import ProgressBar
 from duly_load.cli.sending import sending_options, target_errors

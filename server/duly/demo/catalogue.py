@@ -11,7 +11,7 @@ DEMOS = {
     "fraud": "card payments are scored the moment they come, and a model learns new ways of fraudsters",
     "machine": "sensors of a machine and the vibration of a bearing: faults found as they begin",
     "network": "gateways turn away phishing sites, and learn when what they are told of sites changes",
-    "images": "magnetic resonance pictures of a head: grey and white matter in each",
+    "images": "magnetic resonance pictures of a head: grey and white matter told apart in each",
 }
 """What each demo shows, in the order of `duly demo --list`."""
 

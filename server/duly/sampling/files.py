@@ -29,11 +29,13 @@ HALF = ".half"
 """How a file ends that is not written in whole."""
 MODE, FOLDER_MODE = 0o600, 0o700
 FILE_BYTES_MAX = 1 << 30
-"""A larger file is not read; one with more arrays than ARRAYS_MAX neither."""
+"""A larger file is not read."""
 ARRAYS_MAX = 1024
+"""A file with more arrays is not read."""
 FRAMES_MAX = 4096
 """A segment has no more frames."""
 HEADER_CHARS_MAX = 10_000
+"""An array whose header is longer is not read, nor its file."""
 BLOCK_BYTES = 4096
 """What a file takes on the disk is counted in whole blocks."""
 

@@ -7,7 +7,7 @@ MEMORY_BYTES_MAX = 2 << 30
 """The memory of the process that writes, beyond which it ends, and is started again."""
 SEGMENT_FRAMES_MAX = 256
 SEGMENT_BYTES_MAX = 8 << 20
-"""A segment is written when it has so many frames or bytes, or has waited for long enough."""
+"""A segment is written when it has SEGMENT_FRAMES_MAX frames, or so many bytes, or has waited for long enough."""
 FRAMES_SECONDS, LABELLED_SECONDS = 2.0, 0.2
 """So long frames, and frames with labels, wait for others to be written with."""
 SEGMENTS_MAX = 20_000

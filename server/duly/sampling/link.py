@@ -30,8 +30,8 @@ _log = structlog.get_logger("duly.sampling")
 
 QUEUE_BYTES_MAX = 64 << 20
 QUEUE_PIECES_MAX = 16_384
-"""So much may wait for the process that writes samples, a frame in a few pieces; what comes then is dropped and
-counted."""
+"""QUEUE_BYTES_MAX, and so many pieces, of which a frame has a few, may wait for the process that writes; what comes
+then is dropped and counted."""
 CHUNK_BYTES = 64 << 10
 PIECES_A_CHUNK = 64
 """What goes over at once. The event loop copies so much in some ten microseconds."""

@@ -30,6 +30,7 @@ from duly.worker.background import step_back
 from duly.worker.die_with_parent import die_with_parent, leave_signals_to_server
 
 OPEN_FILES_MAX = 64
+"""The process that writes has no more descriptors."""
 READ_BYTES = 1 << 18
 
 _IOPRIO_SET = {kernel.X86_64: 251, kernel.AARCH64: 30}

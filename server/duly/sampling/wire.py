@@ -14,7 +14,7 @@ HEAD = struct.Struct("<BxxxII")
 """What the message is, the bytes of its text, the bytes after that."""
 TEXT_BYTES_MAX = 8 << 20
 DATA_BYTES_MAX = 64 << 20
-"""A message with a longer text, or more bytes after it, is not read: the connection ends."""
+"""A message with a text longer than TEXT_BYTES_MAX, or more bytes after it, is not read: the connection ends."""
 
 SETTINGS, FRAME, LABELS, ENDED, STOP = 1, 2, 3, 4, 5
 """To the writer: what it is to do, first of all; a frame; labels; a group whose stream has ended; write all and end."""

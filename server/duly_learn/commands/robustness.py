@@ -20,7 +20,7 @@ from duly_learn.errors import LearnError
 from duly_learn.frames.frame import LearnFrame
 from duly_learn.frames.places import frames_from
 from duly_learn.robustness.attack import ATTACKS
-from duly_learn.robustness.attacks.spsa import DIRECTIONS
+from duly_learn.robustness.attacks.spsa import ASKS
 from duly_learn.robustness.corruptions import NAMES, chosen
 from duly_learn.robustness.kinds import Kind
 from duly_learn.robustness.page import page
@@ -112,10 +112,17 @@ _HARMED = (Kind.PICTURE, Kind.SIGNAL, Kind.TABLE)
     default=600.0,
     show_default=True,
     type=click.FloatRange(1, 86_400),
-    help="About how long it may take; frames are left out where all would take longer.",
+    help="About how long it may take. Where all would take longer, frames are left out and attacks cut short, which is "
+    "said: such figures depend on how fast the machine is.",
 )
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 256), help="Threads of the model.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Everything random is from it.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Everything random is from it: the same frames, seed and limits give the same figures.",
+)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help=f"Folder for {', '.join(FILES)}.")
 def robustness(folder: Path, model: str, **options: Any) -> None:
     """Test how much of a model's answers is left when its frames are harmed: by noise, blur, brightness, JPEG,
@@ -208,10 +215,8 @@ def _plan(options: dict[str, Any]) -> Plan:
     attacks = tuple(dict.fromkeys(options["attacks"])) or ("square",)
     if "none" in attacks:
         attacks = ()
-    if "spsa" in attacks and options["queries"] < 2 * DIRECTIONS + 1:
-        raise click.UsageError(
-            f"--queries: spsa needs {2 * DIRECTIONS + 1} for a single step, got {options['queries']}"
-        )
+    if "spsa" in attacks and options["queries"] < ASKS:
+        raise click.UsageError(f"--queries: spsa needs {ASKS} for a single step, got {options['queries']}")
     kinds: dict[str, Kind] = {}
     for stated in options["kinds"]:
         name, _, kind = stated.rpartition("=")
@@ -265,7 +270,8 @@ class _Bar:
 
     def __init__(self) -> None:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        console = Console(stderr=True)
+        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task = self._progress.add_task("", total=None)
         self.teller = Teller(self.say, self._answered)
 

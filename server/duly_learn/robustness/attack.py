@@ -67,7 +67,8 @@ def attack_row(
             break
         levels.append(attack.within(epsilon, nth, effort.deadline.share(len(epsilons) - nth)))
     unit = "epsilon, standard deviations" if target.kind is Kind.TABLE else "epsilon, share of the range"
-    return Row(name, "attack", (target.name,), unit, _PAPERS[effort.attack], tuple(levels))
+    left_out = len(epsilons) - len(levels)
+    return Row(name, "attack", (target.name,), unit, _PAPERS[effort.attack], tuple(levels), left_out)
 
 
 class _Attack:
@@ -87,7 +88,7 @@ class _Attack:
 
     def within(self, epsilon: float, nth: int, deadline: Deadline) -> Level:
         """Attacks within one ball, which is larger than those before. `nth`: how many there were."""
-        queries = at_limit = 0
+        queries = at_limit = out_of_time = 0
         groups = self._groups()
         for place, group in enumerate(groups):
             begun = [self._begin(epsilon, index, nth) for index in group]
@@ -96,6 +97,7 @@ class _Attack:
             for each in attacked:
                 queries += each.queries
                 at_limit += each.score > 0
+                out_of_time += each.score > 0 and self._may_ask(each)
                 if each.given is not None and each.score < self._scores[each.index]:
                     self._scores[each.index], self._worst[each.index] = each.score, each.given
         if self._stateful and self._worst:  # what is given for one frame bears on those after it
@@ -104,7 +106,7 @@ class _Attack:
                 index: self._bench.score(index, each) for index, each in zip(self._effort.frames, given, strict=True)
             }
         label = f"{epsilon * 255:.3g}/255" if self._target.kind is Kind.PICTURE else f"{epsilon:.3g}"
-        return Level(label, epsilon, tuple(self._scores.values()), queries=queries, at_limit=at_limit)
+        return Level(label, epsilon, tuple(self._scores.values()), 0, 0, queries, at_limit, out_of_time)
 
     def _groups(self) -> list[list[int]]:
         """Divides frames that are not wholly wrong into those attacked together: of a model with state, all of them."""
@@ -124,7 +126,7 @@ class _Attack:
 
     def _run(self, live: list[_Attacked], deadline: Deadline) -> None:
         """Attacks frames side by side, until each is wholly wrong or its queries, or the time, are used up."""
-        while live and not deadline.is_over:
+        while (live := [each for each in live if each.score > 0 and self._may_ask(each)]) and not deadline.is_over:
             asked = [each.search.ask() for each in live]
             for each, tried, outcomes in zip(live, asked, self._answers(live, asked), strict=True):
                 expected = {**self._bench.clean[each.index], **self._bench.expected[each.index]}
@@ -136,7 +138,10 @@ class _Attack:
                         each.score, each.given = score, array
                 each.queries += len(tried)
                 each.search.tell([_loss(self._objective, expected, outcome) for outcome in outcomes])
-            live = [each for each in live if each.score > 0 and each.queries + len(asked[0]) <= self._effort.queries]
+
+    def _may_ask(self, each: _Attacked) -> bool:
+        """Tells whether the frame's queries are enough for one more round."""
+        return each.queries + each.search.asks <= self._effort.queries
 
     def _answers(self, live: Sequence[_Attacked], asked: Sequence[Sequence[Array]]) -> list[Sequence[Outputs | str]]:
         """Returns the answers to all inputs that are asked for, of which each frame has equally many."""

@@ -32,8 +32,8 @@ def _facts(result: Result) -> list[tuple[str, str]]:
     facts = [
         ("measure", result.measure),
         ("compared with", result.expected),
-        ("frames", f"{result.frames} of {result.streams} streams"),
-        ("seed", str(result.seed)),
+        ("frames", f"{result.frames} of {result.streams} stream{'s' if result.streams > 1 else ''}"),
+        ("seed", f"{result.seed}{'' if result.is_repeatable else '; cut by the clock, see the notes'}"),
     ]
     return facts + ([("agreement on clean frames", str(result.agreement))] if result.agreement is not None else [])
 
@@ -62,7 +62,8 @@ def _of_one(tested: Tested) -> Section:
     rows = [[Cell(CLEAN), _cell(tested.clean), *[Cell("")] * (widest + 1)]]
     for row in tested.rows:
         cells = [_cell(level) for level in row.levels] + [Cell("")] * (widest - len(row.levels))
-        rows.append([Cell(row.name), *cells, Cell(row.unit), Cell(row.scale)])
+        name = f"{row.name}, {len(row.levels[0].scores)} frames" if row.what == "attack" and row.levels else row.name
+        rows.append([Cell(name), *cells, Cell(row.unit), Cell(row.scale)])
     about = "Scores in %, with their intervals, and below each what was done: an attack's is the size of its ball. "
     about += "Where the model has guards, how many frames they have flagged."
     return Section(tested.model, about, [Table(columns, rows)])

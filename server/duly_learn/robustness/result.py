@@ -25,6 +25,8 @@ class Level:
     """Queries of an attack, of all frames together."""
     at_limit: int = 0
     """Frames on which an attack was still at work when its queries, or its time, were used up."""
+    out_of_time: int = 0
+    """Those of them at which it was the time: these figures depend on how fast the machine was."""
 
     @property
     def mean(self) -> Interval:
@@ -44,6 +46,8 @@ class Row:
     scale: str
     """Whose severities, or which paper."""
     levels: tuple[Level, ...]
+    left_out: int = 0
+    """Balls for which there was no time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,11 @@ class Tested:
     """Such as `digits/1 (int8)`."""
     clean: Level
     rows: tuple[Row, ...]
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there was less time than attacks would have taken."""
+        return any(row.left_out or any(level.out_of_time for level in row.levels) for row in self.rows)
 
     @property
     def guarded(self) -> bool:
@@ -93,6 +102,8 @@ class Result:
     frames: int
     streams: int
     seed: int
+    is_repeatable: bool
+    """Whether the same frames, seed and limits give the same figures: the clock has cut nothing short."""
     agreement: Interval | None = None
     """Of both versions' answers to the clean frames; None: there is one version."""
     notes: tuple[str, ...] = ()
@@ -111,6 +122,7 @@ class Result:
             "frames": self.frames,
             "streams": self.streams,
             "seed": self.seed,
+            "repeatable": self.is_repeatable,
             "confidence": 0.95,
             "notes": list(self.notes),
             "tested": _tested(self.tested),
@@ -167,6 +179,7 @@ def _level(level: Level) -> dict[str, Any]:
         "flagged": level.flagged,
         "queries": level.queries,
         "at_limit": level.at_limit,
+        "out_of_time": level.out_of_time,
         "scores": list(level.scores),
     }
 

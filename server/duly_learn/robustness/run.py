@@ -76,6 +76,8 @@ class Material:
     labels: Sequence[Any] | None
     """One for each frame; None: nobody has said what is right."""
     notes: tuple[str, ...]
+    is_cut: bool = False
+    """Whether there were more frames than there was time for, so that another run may take others."""
 
 
 def material_of(
@@ -91,29 +93,40 @@ def material_of(
             labels = carrying
         else:
             notes.append(f"{len(carrying)} of {len(frames)} frames carry a label: labels are left out of account")
-    chosen = _at_best(model, frames, plan)
-    chosen = _taken(model, frames, chosen, notes)
-    found = plain([frames[index] for index in chosen], model.signature, plan.inputs, plan.kinds)
-    fit = _fit(found, model, plan)
+    stateful = model.signature.stateful
+    at_best = _spread(len(frames), _fitting(plan, _seconds_at_best(model, plan)), stateful)
+    taken = _taken(model, frames, at_best, notes)
+    found = plain([frames[index] for index in taken], model.signature, plan.inputs, plan.kinds)
+    frame_s = _seconds_of_one(found, model, plan)
+    fit = _spread(len(taken), _fitting(plan, frame_s), stateful)
     found = replace(found, frames=tuple(found.frames[place] for place in fit))
-    chosen = [chosen[place] for place in fit]
-    if len(chosen) < len(frames):
-        why = f"more do not fit into {plan.seconds:g} s a version, or are refused"
-        notes.append(f"{len(chosen)} of {len(frames)} frames are tested: {why}")
-    return Material(found, None if labels is None else [labels[index] for index in chosen], (*notes, *found.notes))
+    chosen = [taken[place] for place in fit]
+    is_cut = len(at_best) < len(frames) or len(fit) < len(taken)
+    if is_cut:
+        needed_s = plan.seconds * frame_s * len(frames) / _corruption_seconds(plan)
+        notes.append(
+            f"{len(chosen)} of {len(frames)} frames are tested: all take about {needed_s:,.0f} s a version, there were "
+            f"{plan.seconds:g}; how many these are depends on how fast the machine was, and another run may take "
+            "others: with more time (--seconds) or fewer frames (--frames-max) it takes the same"
+        )
+    own = None if labels is None else [labels[index] for index in chosen]
+    return Material(found, own, (*notes, *found.notes), is_cut)
 
 
-def _fit(found: Plain, model: RunningModel, plan: Plan) -> Sequence[int]:
-    """Returns the places of the frames that there is time for, by how long a few of them take with each corruption."""
+def _fitting(plan: Plan, frame_s: float) -> int:
+    """Returns how many frames there is time for if each takes so long."""
+    return max(FRAMES_MIN, int(_corruption_seconds(plan) / max(1e-9, frame_s)))
+
+
+def _seconds_of_one(found: Plain, model: RunningModel, plan: Plan) -> float:
+    """Returns how long a frame takes with all corruptions at all severities, by what a few take with each."""
     few = _spread(len(found.frames), PROBED, model.signature.stateful)
     began_ns = time.monotonic_ns()
     for name in plan.corruptions:
         if any(corruption_for(name, each.kind) for each in found.harmable):
             middle = SEVERITIES[len(SEVERITIES) // 2]
             model.outcomes([harmed(found, name, middle, index, plan.seed) for index in few], _batch(model))
-    frame_s = len(SEVERITIES) * (time.monotonic_ns() - began_ns) / 1e9 / len(few)
-    fit = max(FRAMES_MIN, int(_corruption_seconds(plan) / max(1e-9, frame_s)))
-    return _spread(len(found.frames), fit, model.signature.stateful)
+    return len(SEVERITIES) * (time.monotonic_ns() - began_ns) / 1e9 / len(few)
 
 
 def _corruption_seconds(plan: Plan) -> float:
@@ -131,13 +144,10 @@ def _taken(model: RunningModel, frames: Sequence[LearnFrame], chosen: Sequence[i
     return [index for index, outcome in zip(chosen, outcomes, strict=True) if not isinstance(outcome, str)]
 
 
-def _at_best(model: RunningModel, frames: Sequence[LearnFrame], plan: Plan) -> Sequence[int]:
-    """Returns the places of the frames that there would be time for if only the worker took any."""
+def _seconds_at_best(model: RunningModel, plan: Plan) -> float:
+    """Returns how long a frame would take with all corruptions if only the worker took any time."""
     size = _batch(model)
-    frame_s = median(model.times_ns[size]) / size / 1e9
-    conditions = 1 + len(SEVERITIES) * len(plan.corruptions)
-    fit = max(FRAMES_MIN, int(_corruption_seconds(plan) / max(1e-9, conditions * frame_s)))
-    return _spread(len(frames), fit, model.signature.stateful)
+    return (1 + len(SEVERITIES) * len(plan.corruptions)) * median(model.times_ns[size]) / size / 1e9
 
 
 def _spread(frames: int, most: int, stateful: bool) -> Sequence[int]:
@@ -148,8 +158,8 @@ def _spread(frames: int, most: int, stateful: bool) -> Sequence[int]:
 
 
 def _batch(model: RunningModel) -> int:
-    """Returns the batch size with which a frame takes least."""
-    return min(model.times_ns, key=lambda size: median(model.times_ns[size]) / size)
+    """Returns the largest batch size: which is fastest would follow from the clock, and the last digits with it."""
+    return max(model.times_ns)
 
 
 def tested(
@@ -225,16 +235,21 @@ def _says_nothing(measure: Measure, expected: Sequence[Outputs]) -> list[str]:
 
 def _limits_of(row: Row, plan: Plan) -> list[str]:
     notes = []
-    if at_limit := sum(level.at_limit for level in row.levels):
-        short = any(level.queries < level.at_limit * plan.queries for level in row.levels)
-        limit = f"{plan.queries} queries" + (f" or {plan.seconds:g} s" if short else "")
+    tries = sum(len(level.scores) for level in row.levels)
+    out_of_time = sum(level.out_of_time for level in row.levels)
+    if at_limit := sum(level.at_limit for level in row.levels) - out_of_time:
         notes.append(
-            f"{row.name}: at {at_limit} of all attacks on a frame within a ball, {limit} were the limit; with more, "
-            "the scores may be less"
+            f"{row.name}: {at_limit} of {tries} attacks on a frame within a ball ended at {plan.queries} queries; with "
+            "more, the scores may be less"
         )
-    asked = plan.epsilons or EPSILONS[Kind.PICTURE]
-    if len(row.levels) < len(asked):
-        notes.append(f"{row.name}: {len(asked) - len(row.levels)} balls were left out: {plan.seconds:g} s were over")
+    if out_of_time:
+        notes.append(
+            f"{row.name}: {out_of_time} of {tries} attacks on a frame within a ball were cut short, as "
+            f"{plan.seconds:g} s a version were over: scores from there on depend on how fast the machine was. Give "
+            "more time (--seconds), fewer frames (--attack-frames) or fewer queries (--queries)"
+        )
+    if row.left_out:
+        notes.append(f"{row.name}: {row.left_out} balls were left out: {plan.seconds:g} s were over")
     return notes
 
 
@@ -256,13 +271,16 @@ def same_frames(signature: Signature, other: Signature, name: str) -> None:
 
 
 def compared(first: Tested, second: Tested, seed: int) -> tuple[Compared, ...]:
-    """Compares two versions in every condition that both were tested in."""
+    """Compares two versions in every condition that both were tested in as hard: attacks that were cut short were not,
+    nor were those within larger balls, as they go on from there.
+    """
     pairs = [(CLEAN, CLEAN, first.clean, second.clean)]
     for row in first.rows:
         for level in row.levels:
             other = second.level(row.name, level.label)
-            if other is not None and len(other.scores) == len(level.scores):
-                pairs.append((row.name, level.label, level, other))
+            if other is None or level.out_of_time or other.out_of_time:
+                break
+            pairs.append((row.name, level.label, level, other))
     found = [difference(one.scores, other.scores, seed) for _, _, one, other in pairs]
     differs = significant([each.p for each in found])
     return tuple(
@@ -293,6 +311,7 @@ def result_of(
         frames=len(frames),
         streams=len({frame.stream for frame in frames}),
         seed=plan.seed,
+        is_repeatable=not (material.is_cut or first[0].is_cut or (second is not None and second[0].is_cut)),
         agreement=agreement,
         notes=tuple(dict.fromkeys((*material.notes, *notes))),
     )

@@ -43,12 +43,18 @@ def _tested(tested: Tested, result: Result) -> Iterator[Table | str]:
         yield table
     for row in tested.rows:
         if row.what == "attack" and row.levels:
-            table = _table(row.unit, [level.label for level in row.levels], f"{row.name} ({row.scale})")
+            table = _table(
+                row.unit,
+                [level.label for level in row.levels],
+                f"{row.name} ({row.scale}), {len(row.levels[0].scores)} frames",
+            )
             table.add_row("score left", *map(_cell, row.levels))
             table.add_row(
                 "queries a frame", *(f"{level.queries / max(1, len(level.scores)):,.0f}" for level in row.levels)
             )
             table.add_row("at the limit", *(f"{level.at_limit} of {len(level.scores)}" for level in row.levels))
+            if any(level.out_of_time for level in row.levels):
+                table.add_row("of them by time", *(str(level.out_of_time) for level in row.levels))
             yield table
 
 

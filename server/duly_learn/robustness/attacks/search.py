@@ -1,4 +1,4 @@
-"""What an attack is to those who run it: it asks for losses of inputs, and keeps the best of them.
+"""What an attack is to those who run it: it asks for losses of inputs, and goes where they are less.
 
 An attack knows nothing of the model but these losses. It is sans-IO and seeded: equal losses lead to equal inputs.
 """
@@ -12,16 +12,12 @@ from duly_learn.frames.frame import Array
 class Search(Protocol):
     """An attack on one input of one frame."""
 
+    @property
+    def asks(self) -> int:
+        """How many inputs each `ask` returns; at least one."""
+
     def ask(self) -> list[Array]:
-        """Returns the inputs whose losses are to be told next, as they are sent; never none."""
+        """Returns the inputs whose losses are to be told next, as they are sent."""
 
     def tell(self, losses: Sequence[float]) -> None:
         """Takes the losses of the inputs asked for, in their order: the less, the worse does the model."""
-
-    @property
-    def best(self) -> Array:
-        """The input with the least loss that was told."""
-
-    @property
-    def best_loss(self) -> float:
-        """Its loss; infinite: none was told."""

@@ -5,7 +5,6 @@ Attacks, ICML 2018, algorithm 1; Spall, IEEE Trans. Autom. Control 37, 1992).
 The paper's perturbation and step of 0.01 are for an epsilon of about 0.03: here both are a third of epsilon.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,15 +15,15 @@ from duly_learn.robustness.attacks.ball import Ball
 DIRECTIONS = 16
 """So many random directions are looked along for one step, with two queries each; the paper has 128 and more, for
 budgets of a hundred thousand queries."""
+ASKS = 2 * DIRECTIONS + 1
+"""Queries of one step: along each direction both ways, and of the input that the step before has led to."""
 PART_OF_EPSILON = 1 / 3
 MEMORY, MEMORY_OF_SQUARES, LEAST = 0.9, 0.999, 1e-12
 """Adam's."""
 
 
 class Spsa:
-    """An attack on one input of one frame. Each step asks for the losses of 2 * DIRECTIONS inputs and of the one that
-    the step before has led to.
-    """
+    """An attack on one input of one frame, with ASKS queries for each step."""
 
     def __init__(self, ball: Ball, seed: Sequence[int]) -> None:
         self._ball = ball
@@ -35,8 +34,10 @@ class Spsa:
         self._mean: Array = np.zeros(ball.centre.shape)
         self._square: Array = np.zeros(ball.centre.shape)
         self._steps = 0
-        self.best = ball.centre
-        self.best_loss = math.inf
+
+    @property
+    def asks(self) -> int:
+        return ASKS
 
     def ask(self) -> list[Array]:
         shape = self._ball.centre.shape
@@ -44,9 +45,6 @@ class Spsa:
         return [self._ball.around(offset) for offset in self._offsets()]
 
     def tell(self, losses: Sequence[float]) -> None:
-        for offset, loss in zip(self._offsets(), losses, strict=True):
-            if loss < self.best_loss:
-                self.best_loss, self.best = loss, self._ball.around(offset)
         slope: Array = np.zeros(self._ball.centre.shape)
         for nth, direction in enumerate(self._directions):
             slope += (losses[1 + 2 * nth] - losses[2 + 2 * nth]) / (2 * DIRECTIONS) * direction

@@ -36,8 +36,12 @@ class Square:
         self._layout = _layout(kind, shape)
         self._offset = self._ball.radius * self._stripes()
         self._tried = self._offset
-        self.best = ball.centre
-        self.best_loss = math.inf
+        self._least = math.inf
+        """The least loss that was told, which is that of `_offset`."""
+
+    @property
+    def asks(self) -> int:
+        return 1
 
     def ask(self) -> list[Array]:
         if self._asked:
@@ -46,9 +50,8 @@ class Square:
 
     def tell(self, losses: Sequence[float]) -> None:
         self._asked += 1
-        if losses[0] < self.best_loss:
-            self._offset = self._tried
-            self.best_loss, self.best = losses[0], self._ball.around(self._tried)
+        if losses[0] < self._least:
+            self._least, self._offset = losses[0], self._tried
 
     def _moved(self) -> Array:
         """Returns the best offset with one more square at the edge of the ball."""
