@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from duly.core.types import FusionWait, OutcomeStatus
+from duly.core.types import FusionWait, GapPolicy, OutcomeStatus
 from duly.metrics import SamplingCounts
 from duly.models.spec import Signature, TensorSpec
 from duly.runtime.held_frames import InputData
 from duly.runtime.shared_memory import ClientMemory, SharedData
 from duly.sampling import wire
+from duly.sampling.runs import State
 from duly.sampling.sample import Sample, form_of, sample_of
 from duly.sampling.sampler import FRAME_BYTES_MAX, Drawing, Learned, Sampler
 from duly.streams.fusion import FusionGroups
@@ -22,7 +23,7 @@ from duly.streams.terms import FusionAsked, StreamRequest
 from duly.worker.channel import ENCODINGS, ROW
 from tests.streams.bench import MS, Bench, statuses, written
 
-DRAWING = Drawing(("*",), 4, 3, 1)
+DRAWING = Drawing(("*",), 4, 3, 2, 1)
 
 
 class Writer:
@@ -60,8 +61,10 @@ class Writer:
 
 
 class Rig:
-    def __init__(self, drawing: Drawing | None = DRAWING, learned: Learned | None = None) -> None:
-        self.bench = Bench()
+    def __init__(
+        self, drawing: Drawing | None = DRAWING, learned: Learned | None = None, stateful: bool = False
+    ) -> None:
+        self.bench = Bench(stateful=stateful)
         self.writer = Writer()
         driver = self.bench.driver
         learns = None if learned is None else lambda model: learned
@@ -215,6 +218,35 @@ async def test_a_joint_frame_is_kept_once_under_the_keys_of_all_its_pieces(rig: 
     assert kept.keys == ((rig.sampler.key_of(streams[0]), 7), (rig.sampler.key_of(streams[1]), 3))
     assert {name: array.tolist() for name, array in kept.inputs.items()} == {"left": [7], "right": [3]}
     assert body["group"] == rig.sampler.key_of(streams[0])
+
+
+async def test_of_a_model_that_keeps_state_runs_are_kept_with_what_the_state_had_seen() -> None:
+    rig = Rig(learned=Learned(1000.0, "label"), stateful=True)
+    stream = rig.bench.open(gap_policy=GapPolicy.RESET)
+    rig.run(stream, 4, 6, 7)
+    rig.bench.send(stream, 8)
+    rig.bench.lane.end(rig.bench.driver, failed={0: "it is broken"})  # the state begins anew with the next frame
+    rig.run(stream, 9, 10, 11, 12)
+    states = {4: (4, 0), 6: (4, 1), 7: (4, 2), 9: (9, 0), 10: (9, 1), 11: (9, 2), 12: (9, 3)}
+    assert {kept.frame_id: kept.state for kept, _ in rig.writer.kept} == states
+    places = {kept.frame_id: body["place"] for kept, body in rig.writer.kept if "place" in body}
+    assert (places[4], places[6]) == (0, 1)
+    assert all(place == states[frame_id][1] % 2 for frame_id, place in places.items()), "one run, as there is room for"
+    rig.sampler.look()
+    assert len(rig.sampler._states) == 1
+    stream.close()
+    rig.sampler.look()
+    assert len(rig.sampler._states) == 0
+
+
+async def test_single_frames_of_a_model_that_keeps_state_begin_one_each() -> None:
+    rig = Rig(stateful=True)
+    for _ in range(3):
+        stream = rig.bench.open(single=True)
+        rig.run(stream, 1)
+        stream.close()
+    assert [(kept.state, body["place"]) for kept, body in rig.writer.kept] == [(State(1, 0), nth) for nth in range(3)]
+    assert len(rig.sampler._states) == 0
 
 
 def _member(rig: Rig, asked: FusionAsked, groups: FusionGroups) -> Stream:

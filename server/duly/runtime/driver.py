@@ -444,6 +444,7 @@ class Driver:
         insists on its state. `lost`: the streams, by the seq of their frames. Returns these seqs.
         """
         run = self._runs[action.batch_id]
+        run.lost_state = tuple(lost)
         for seq, stream_id in lost.items():
             if self._facts.skips(stream_id):
                 run.stateless[seq] = NOT_CARRIED

@@ -45,7 +45,8 @@ class Sampling:
         drawing = None
         if config.sample is not None:
             seed = int.from_bytes(os.urandom(8), "little")  # nobody can tell which frames are kept
-            drawing = Drawing(config.sample_models, config.sample_streams_max, config.sample_frames, seed)
+            streams_max, frames, run_frames = config.sample_streams_max, config.sample_frames, config.sample_run_frames
+            drawing = Drawing(config.sample_models, streams_max, frames, run_frames, seed)
         link = self._link = WriterLink(settings)
         link.counts.dropped.update(dict.fromkeys(DROPPED_FOR, 0))  # so that the first of each is a rise like any other
         link.counts.labels.update({status.name: 0 for status in Joined})
