@@ -31,7 +31,8 @@ class Writer:
 
     def __init__(self) -> None:
         self.counts = SamplingCounts()
-        self.told: list[dict[str, Any]] = []
+        self.told: list[tuple[str, str]] = []
+        self.has_room = True
         self.kept: list[tuple[Sample, dict[str, Any]]] = []
 
     def send(self, head: bytes, data: Sequence[wire.Buffer], size_bytes: int, places: int) -> None:
@@ -51,9 +52,10 @@ class Writer:
         }
         self.kept.append((sample_of(form, body["frame"], arrays), body))
 
-    def tell(self, kind: int, body: dict[str, Any]) -> None:
-        assert kind == wire.ENDED
-        self.told.append(body)
+    def tell_ended(self, model: str, group: str) -> bool:
+        if self.has_room:
+            self.told.append((model, group))
+        return self.has_room
 
     @property
     def frames(self) -> list[int]:
@@ -111,10 +113,29 @@ async def test_streams_beyond_the_most_are_sampled_once_others_have_closed(rig: 
     assert rig.writer.told == []
     streams[1].close()
     rig.sampler.look()
-    assert [told["group"] for told in rig.writer.told] == [rig.sampler.key_of(streams[1])]
+    assert rig.writer.told == [("m", rig.sampler.key_of(streams[1]))]
     rig.run(streams[4], 2, 3)
     assert len(rig.writer.kept) == 6
     assert len(rig.sampler._streams) <= 4
+
+
+async def test_the_end_of_a_stream_is_told_once_there_is_room_for_it(rig: Rig) -> None:
+    streams = [rig.bench.open() for _ in range(2)]
+    for stream in streams:
+        rig.run(stream, 1)
+    keys = [rig.sampler.key_of(stream) for stream in streams]
+    assert rig.sampler.living() == {"m": set(keys)}
+    streams[0].close()
+    assert rig.sampler.living() == {"m": {keys[1]}}
+    rig.writer.has_room = False
+    rig.sampler.look()
+    rig.sampler.look()
+    assert rig.writer.told == []
+    rig.writer.has_room = True
+    rig.sampler.look()
+    rig.sampler.look()
+    assert rig.writer.told == [("m", keys[0])]
+    assert rig.sampler.living() == {"m": {keys[1]}}
 
 
 async def test_calls_that_are_no_streams_share_a_group_and_have_keys_of_their_own(rig: Rig) -> None:

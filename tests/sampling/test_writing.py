@@ -42,10 +42,10 @@ class Desk:
         self.heard: list[tuple[int, dict[str, Any]]] = []
         self.begin()
 
-    def begin(self) -> None:
-        """As after a start of the process."""
+    def begin(self, **living: list[str]) -> None:
+        """As after a start of the process. `living`: the groups whose streams go on, by model."""
         say = lambda kind, body: self.heard.append((kind, body))  # noqa: E731
-        self.writing = Writing(self.settings, say, self.now_s, self.unix_s)
+        self.writing = Writing(self.settings, say, self.now_s, self.unix_s, living)
 
     def pass_s(self, seconds: float) -> None:
         self.now_s += seconds
@@ -137,6 +137,39 @@ def test_a_group_that_goes_on_after_a_restart_is_not_taken_for_one_that_ended(tm
     desk.keep(sample(3, stream="s-2"), "a-2", 0)
     assert desk.status()["dropped"] == {"full": 1}
     assert [each.frame_id for each in read(tmp_path)] == [1, 2]
+
+
+def test_a_group_that_goes_on_lives_after_a_restart_though_nothing_more_is_drawn_for_it(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, drawn_limits=DrawnLimits(MIB, 2))
+    for nth, group in enumerate(("a-1", "a-2")):
+        desk.keep(sample(nth, stream=group), group, 0)
+    desk.begin(m=["a-1"])
+    for nth, group in enumerate(("b-1", "b-2"), 2):
+        desk.keep(sample(nth, stream=group), group, 0)
+    assert {each.stream for each in read(tmp_path)} == {"a-1", "b-1"}
+    desk.tell(wire.ENDED, {"model": "m", "group": "a-1"})
+    desk.keep(sample(4, stream="b-2"), "b-2", 0)
+    assert {each.stream for each in read(tmp_path)} == {"b-1", "b-2"}
+    desk.settings = WriterSettings("off", str(tmp_path), DrawnLimits(4096, 2), "", STORE)
+    desk.begin(m=["b-1", "b-2"])  # too many bytes, all of streams that go on
+    assert {each.stream for each in read(tmp_path)} == {"b-1", "b-2"}
+
+
+def test_labels_take_no_more_than_samples_may(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, drawn_limits=DrawnLimits(8192, 4))
+    for nth in range(2):
+        desk.keep(sample(nth), "s-1", nth)
+    desk.label(("s-1", 0, 1))
+    assert desk.answers() == [Joined.JOINED], "it fits into the block that the frame has"
+    wide = Form("m", "1", {"input.x": "FP32", "output.y": "FP32"}, {"y": (-1,)})
+    desk.keep(sample(1, form=wide), "s-1", 1)
+    item = {"stream": "s-1", "frame_id": 1, "tensors": [("y", "FP32", [3000])], "sizes": [12_000]}
+    item |= {"weight": 1.0, "source": ""}
+    body = {"call": 7, "principal": "somebody", "any_stream": False, "models": ["*"], "items": [item]}
+    desk.tell(wire.LABELS, body, bytes(12_000))
+    assert desk.answers() == [Joined.NOT_KEPT]
+    desk.keep(sample(2, stream="s-2"), "s-2", 0)
+    assert desk.status()["dropped"] == {"full": 1}
 
 
 def test_samples_take_no_more_than_they_may(tmp_path: Path) -> None:

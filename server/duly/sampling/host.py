@@ -47,7 +47,7 @@ class Sampling:
             seed = int.from_bytes(os.urandom(8), "little")  # nobody can tell which frames are kept
             streams_max, frames, run_frames = config.sample_streams_max, config.sample_frames, config.sample_run_frames
             drawing = Drawing(config.sample_models, streams_max, frames, run_frames, seed)
-        link = self._link = WriterLink(settings)
+        link = self._link = WriterLink(settings, lambda: self.sampler.living() if self.sampler is not None else {})
         link.counts.dropped.update(dict.fromkeys(DROPPED_FOR, 0))  # so that the first of each is a rise like any other
         link.counts.labels.update({status.name: 0 for status in Joined})
         self.sampler = Sampler(link, driver.clock, driver.sink, drawing, self._learned if self._learns else None)

@@ -259,11 +259,18 @@ class Sampler:
         """Lets streams give way to others that have closed. It must be called periodically."""
         self._states.forget(lambda stream_id: self._sink(stream_id) is None)
         for stream_id, drawn in list(self._streams.items()):
-            if self._sink(stream_id) is None:
+            if self._sink(stream_id) is None and self._link.tell_ended(drawn.model, drawn.group):
                 del self._streams[stream_id]
                 if self._drawn is not None:
                     self._drawn.may_go(drawn.group)
-                self._link.tell(wire.ENDED, {"model": drawn.model, "group": drawn.group})
+
+    def living(self) -> dict[str, set[str]]:
+        """Returns the groups whose streams go on, by model."""
+        groups: dict[str, set[str]] = {}
+        for stream_id, drawn in self._streams.items():
+            if self._sink(stream_id) is not None:
+                groups.setdefault(drawn.model, set()).add(drawn.group)
+        return groups
 
     # ---- what is said of a frame ----
 

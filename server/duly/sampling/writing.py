@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from duly.sampling import wire
@@ -46,14 +47,22 @@ class FolderGone(Exception):
 
 
 class Writing:
-    def __init__(self, settings: WriterSettings, say: Say, now_s: float, unix_s: float) -> None:
-        """Looks through what is there from before. `say(kind, body)` sends a message to the server. Raises OSError
-        where a folder is not there or cannot be read.
+    def __init__(
+        self,
+        settings: WriterSettings,
+        say: Say,
+        now_s: float,
+        unix_s: float,
+        living: wire.Groups = MappingProxyType({}),
+    ) -> None:
+        """Looks through what is there from before. `say(kind, body)` sends a message to the server. `living`: the
+        groups of samples whose streams go on. Raises OSError where a folder is not there or cannot be read.
         """
         self._settings = settings
         self._say = say
         self._folders = {Path(folder): _identity(Path(folder)) for folder in settings.folders}
-        self._drawn = DrawnFolder(Path(settings.drawn_folder), settings.drawn) if settings.drawn_folder else None
+        drawn = Path(settings.drawn_folder)
+        self._drawn = DrawnFolder(drawn, settings.drawn, living) if settings.drawn_folder else None
         self._stores: dict[str, ModelStore] = {}
         self._trim_s = now_s + TRIM_SECONDS
         self._written: Counter[str] = Counter()
