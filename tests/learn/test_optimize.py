@@ -81,7 +81,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def asked(root: Path, *steps: Step, **more: object) -> Asked:
-    given = Asked(version_of(root / "models", "turn"), [root / "frames.npy"], steps, 0.01)
+    given = Asked(version_of(root / "models", "turn"), [root / "frames.npy"], steps, 0.01, by_mean=True)
     return replace(given, **more)  # type: ignore[arg-type]
 
 
@@ -263,7 +263,20 @@ def test_the_low_end_must_be_within_the_tolerance_and_every_batch_faster(
 
 def test_too_few_frames_are_told_with_how_many_would_do() -> None:
     (said,) = refusals(judged(Interval(1.0, 0.94, 1.0, 60)), 0.01, False)
-    assert "381 frames that all agree would do" in said
+    assert "419 frames that all agree would do" in said
+    (said,) = refusals(judged(Interval(1.0, 0.94, 1.0, 600, 60)), 0.01, False)
+    assert "419 blocks of neighbours that all agree would do" in said
+
+
+def test_few_frames_that_nearly_agree_are_not_enough(root: Path) -> None:
+    """Student's interval of 12 scores of 0.9999 ends at 0.9999."""
+    found = optimized(root, NEARLY, by_mean=False)
+    agreement = found.candidates[0].agreement
+    assert found.number == 0
+    assert agreement is not None
+    assert agreement.mean > 0.999
+    assert agreement.low < 0.5
+    assert agreement.blocks < agreement.count == 12
 
 
 def test_a_batch_size_at_which_it_is_slower_is_named() -> None:
@@ -454,7 +467,7 @@ def test_a_model_that_is_not_there(root: Path) -> None:
 
 def test_the_command_writes_version_and_report(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("duly_learn.commands.optimize.STEPS", [NEARLY])
-    done = command(root, "--steps", "nearly", "--frames", str(root / "frames.npy"))
+    done = command(root, "--steps", "nearly", "--judge", "mean", "--frames", str(root / "frames.npy"))
     assert done.exit_code == 0, done.output
     assert "turn/2 is written" in done.stdout
     assert "turn/2 nearly: agreement" in done.stdout

@@ -18,7 +18,7 @@ from duly_learn.optimize.vector_student import ROWS_MAX, NoVector, vector_studen
 
 STEPS_MAX = 2000
 SECONDS_MAX = 600.0
-"""Training ends after so many steps of 8 frames, or so many seconds, whichever is first."""
+"""Training ends after so many steps (`training.Bounds.batch` frames each), or so many seconds, whichever is first."""
 _SAMPLES = 32
 """So many answers tell what kind of loss fits."""
 

@@ -2,8 +2,9 @@
 they serve.
 
 The end of the agreement's confidence interval that is worse is what must be within the tolerance, not its mean: of 20
-frames that all agree, one knows little. What differs by rounding alone is within it whatever the number of frames. And
-a candidate must be faster, at every batch size: a less accurate variant that is no faster is of no use.
+frames that all agree, one knows little, and of 20 neighbours less, so that blocks of them are what counts. What differs
+by rounding alone is within it whatever the number of frames. And a candidate must be faster, at every batch size: a
+less accurate variant that is no faster is of no use.
 """
 
 import time
@@ -19,6 +20,7 @@ from duly.energy.meter import Meter
 from duly.models.spec import Signature, Variant
 from duly.models.version_settings import with_settings
 from duly_learn.frames.frame import LearnFrame
+from duly_learn.frames.split import neighbours
 from duly_learn.graphs.describe import size_bytes
 from duly_learn.optimize.judged import Frame, Judged
 from duly_learn.optimize.step import Candidate, OptimizeSource
@@ -99,7 +101,7 @@ def _agree(bench: Bench, judged: Judged, model: RunningModel) -> None:
     judged.frames = frames
     worst = sorted(range(len(frames)), key=lambda index: frames[index].score)[:WORST_MAX]
     judged.worst = [(frames[index], _outputs(outcomes[index])) for index in worst if frames[index].score < 1]
-    judged.agreement = interval([frame.score for frame in frames])
+    judged.agreement = interval([frame.score for frame in frames], blocks=neighbours(bench.held_out))
     judged.same = same
 
 
@@ -129,7 +131,10 @@ def refusals(judged: Judged, tolerance: float, by_mean: bool) -> list[str]:
             found.append(f"its agreement is {agreement}, and {least:.4g} is asked for (tolerance {tolerance:g})")
         elif not by_mean and agreement.low < least:
             needed = frames_needed(least) if tolerance else 0
-            more = f"{needed} frames that all agree would do" if needed > agreement.count else "more frames may do"
+            there, what = (
+                (agreement.blocks, "blocks of neighbours") if agreement.blocks else (agreement.count, "frames")
+            )
+            more = f"{needed} {what} that all agree would do" if needed > there else f"more {what} may do"
             found.append(
                 f"its agreement may be as low as {agreement.low:.4f}: {agreement}, and {least:.4g} is asked for "
                 f"(tolerance {tolerance:g}); {more}, or take the mean (--judge mean)"

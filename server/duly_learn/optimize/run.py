@@ -18,7 +18,7 @@ from duly_learn.frames.places import NoFrames, frames_from
 from duly_learn.frames.split import split
 from duly_learn.graphs.describe import size_bytes
 from duly_learn.optimize.existing import Existing
-from duly_learn.optimize.guarded import with_guards
+from duly_learn.optimize.guarded import Guarding, with_guards, without_detectors
 from duly_learn.optimize.judge import Bench, joules_of, judge
 from duly_learn.optimize.judged import Judged
 from duly_learn.optimize.step import Candidate, OptimizeSource, Refused, Step
@@ -85,12 +85,14 @@ def optimize(asked: Asked, told: Callable[[str], None]) -> Found:
         NoMeasure: `[task]` asks for a measure that does not fit the model.
         OSError: a place cannot be read, or there is no room to work in.
     """
-    version = asked.version
+    before = asked.version
     with ExitStack() as stack:
-        stack.enter_context(alone(version.model_folder))
+        stack.enter_context(alone(before.model_folder))
         if asked.number is not None:
-            check_free(version.model_folder, asked.number)
+            check_free(before.model_folder, asked.number)
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="duly-optimize-"))).resolve()
+        version = without_detectors(before, work)
+        asked = replace(asked, version=version)
         original = stack.enter_context(running(version, threads=asked.threads))
         measure = measure_of(version.config.task, original.signature)
         told(f"{version.key}: answers are compared by {measure.name}")
@@ -115,26 +117,22 @@ def optimize(asked: Asked, told: Callable[[str], None]) -> Found:
         base = _tried(found, bench, work, told)
         _choose(found, base, original.signature.stateful)
         settings = base.candidate.settings if base is not None and base.candidate is not None else {}
-        if asked.guards:
-            variants = found.variants or _only_original(found)
-            guarded = with_guards(
-                version,
-                original.signature,
-                variants,
-                settings,
-                calibration,
-                held_out,
-                asked.seed,
-                asked.threads,
-                work,
-                told,
-            )
-            found.guards = guarded.measured
-            if guarded.added or found.variants:
-                found.variants, settings = guarded.variants, guarded.settings
+        guarding = Guarding(
+            version,
+            before,
+            original.signature,
+            calibration,
+            held_out,
+            asked.seed,
+            asked.threads,
+            work,
+            plain=asked.guards,
+        )
+        if asked.guards or (found.variants and guarding.had_detector):
+            settings = _guard(found, guarding, settings, told)
         if found.variants:
             number = asked.number or next_number(version.model_folder)
-            write_version(version, number, found.variants, settings, _made(found), asked.threads)
+            write_version(before, number, found.variants, settings, _made(found), asked.threads)
             found.number = number
         return found
 
@@ -145,7 +143,9 @@ def _frames(
     """Returns the frames to fit to and those held out, each with what the original gives for them. Frames for which it
     gives nothing are left out.
     """
-    frames = frames_from(asked.places, original.signature, asked.frames_max, asked.seed, asked.topic, told)
+    frames = frames_from(
+        asked.places, original.signature, asked.frames_max, asked.seed, asked.topic, told, asked.version.name
+    )
     sides: list[tuple[list[LearnFrame], list[Outputs]]] = []
     reasons: list[str] = []
     for side in split(frames, asked.held_out, asked.seed):
@@ -247,6 +247,25 @@ def _choose(found: Found, base: Judged | None, stateful: bool) -> None:
         for each in chosen
         if each.candidate is not None
     ]
+
+
+def _guard(
+    found: Found, guarding: Guarding, settings: Mapping[str, object], told: Callable[[str], None]
+) -> Mapping[str, object]:
+    """Puts detectors into the graphs of the new version, and leaves out those for which none is good enough. Returns
+    what its model.toml says besides its variants.
+    """
+    guarded = with_guards(guarding, found.variants or _only_original(found), settings, told)
+    found.guards = guarded.measured
+    for each in (found.original, *found.candidates):
+        if each.name in guarded.refused:
+            each.refusals.append(guarded.refused[each.name])
+            told(f"{each.name}: {guarded.refused[each.name]}")
+    if guarded.added or found.variants:
+        found.variants = guarded.variants
+    if not guarding.plain and [each.name for each in found.variants] == [found.original.name]:
+        found.variants = []  # nothing was asked for but what is faster
+    return guarded.settings
 
 
 def _only_original(found: Found) -> list[NewVariant]:

@@ -138,6 +138,7 @@ def write_version(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    _to_disk(home)
     return final
 
 
