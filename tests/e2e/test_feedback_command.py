@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from duly.cli_feedback import TOLD_MAX
 from duly.sampling import feedback as door
 from duly.sampling.store import read
-from duly_client import Client
 from tests import graphs
 from tests.e2e.serving import serving
 
@@ -81,19 +81,16 @@ async def test_what_stream_prints_comes_back_as_labels(folders: tuple[Path, Path
 
 
 async def test_more_than_the_server_takes_at_once_is_sent_with_pauses(
-    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models, samples = folders
     monkeypatch.setattr(door, "ITEMS_BURST", 1024)
     monkeypatch.setattr(door, "ITEMS_PER_S", 4000)
-    async with serving(models, sample=samples) as app, Client(app.address) as client:
-        async with client.stream("m", budget_ms=60_000) as stream:
-            number = await stream.send(np.ones(4, np.float32))
-            assert (await anext(stream)).ok
-            key = stream.key_of(number)
-        rows = f"{key},{number},1\n" * 2500
-        sent = await duly("feedback", "-", "--server", app.address, stdin=b"stream,frame_id,label\n" + rows.encode())
-    assert sent[:2] == (0, "2,500 lines: 2,500 joined\n")
+    async with serving(models, sample=samples) as app:
+        text = b"stream,frame_id,label\n" + b"nobody,1,1\n" * 2500
+        status, out, errors = await duly("feedback", "-", "--server", app.address, stdin=text)
+    assert (status, out) == (1, "2,500 lines: 2,500 unknown frame\n")
+    assert len(errors.splitlines()) == TOLD_MAX + 1
 
 
 async def test_what_cannot_be_sent_is_told_and_the_status_is_no_success(
