@@ -92,6 +92,8 @@ def _agree(bench: Bench, judged: Judged, model: RunningModel) -> None:
     frames: list[Frame] = []
     same = True
     for index, (expected, outcome) in enumerate(zip(bench.expected, outcomes, strict=True)):
+        if bench.held_out[index].warms_up:
+            continue
         if isinstance(outcome, Refusal):
             frames.append(Frame(index, 0.0, str(outcome)))
             same = False
@@ -101,7 +103,8 @@ def _agree(bench: Bench, judged: Judged, model: RunningModel) -> None:
     judged.frames = frames
     worst = sorted(range(len(frames)), key=lambda index: frames[index].score)[:WORST_MAX]
     judged.worst = [(frames[index], _outputs(outcomes[index])) for index in worst if frames[index].score < 1]
-    judged.agreement = interval([frame.score for frame in frames], blocks=neighbours(bench.held_out))
+    blocks = neighbours([bench.held_out[frame.index] for frame in frames])
+    judged.agreement = interval([frame.score for frame in frames], blocks=blocks)
     judged.same = same
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
+from duly_learn.frames.runs import judging
 from duly_learn.optimize.judged import Judged
 from duly_learn.optimize.run import Found
 from duly_learn.report.frames import drawn, said, series
@@ -37,7 +38,7 @@ def _facts(found: Found) -> list[tuple[str, str]]:
         ("answers compared by", found.measure.name),
         ("tolerance", f"{asked.tolerance:g}, for {compared}"),
         ("frames to fit to", str(found.calibration)),
-        ("frames held out", str(len(found.held_out))),
+        ("frames held out", str(judging(found.held_out))),
         ("from", ", ".join(path.name for path in asked.places)),
         ("seed", str(asked.seed)),
         ("threads", str(asked.version.config.threads or asked.threads)),
