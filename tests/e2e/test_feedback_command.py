@@ -35,7 +35,8 @@ async def duly(*arguments: object, stdin: bytes = b"") -> tuple[int | None, str,
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
     """(models, an empty folder for samples)."""
-    graphs.save(tmp_path / "models", "m", graphs.doubling())
+    graphs.save(tmp_path / "models", "m", graphs.doubling(), 'labels = "names.txt"')
+    (tmp_path / "models" / "m" / "names.txt").write_text("left\nleft of it\nright of it\nright\n")
     (tmp_path / "samples").mkdir()
     return tmp_path / "models", tmp_path / "samples"
 
@@ -58,11 +59,11 @@ async def test_what_stream_prints_comes_back_as_labels(folders: tuple[Path, Path
         key, number = named[5]
         text = f"stream,frame_id,label,weight,source\n{key},{number},right,2,desk\n"
         text += f"{key},99,1,,\nnobody,1,1,,\n{key},x,1,,\n"
-        text += f'{key},1,"{{""z"": 1}}",,\n'
+        text += f'{key},1,"{{""z"": 1}}",,\n{key},1,wrong,,\n'
         status, out, errors = await duly("feedback", "-", "--json", *at, stdin=text.encode())
         assert status == 1
         assert json.loads(out) == {
-            **{"lines": 5, "joined": 1, "unknown_frame": 2, "invalid": 1, "not_kept": 0, "pending": 0},
+            **{"lines": 6, "joined": 1, "unknown_frame": 2, "invalid": 2, "not_kept": 0, "pending": 0},
             **{"no_labels": 1, "not_sent": 0},
         }
         told = errors.splitlines()
@@ -75,7 +76,7 @@ async def test_what_stream_prints_comes_back_as_labels(folders: tuple[Path, Path
     assert [kept[number].labels["label"].tolist() for _, number in named[:3]] == [number for _, number in named[:3]]
     assert kept[named[3][1]].labels["y"].tolist() == [1, 2, 3, 4]
     last = kept[named[5][1]]
-    assert last.labels["label"].tolist() == "right"
+    assert last.labels["label"].tolist() == 3
     assert last.labelled is not None
     assert (last.labelled.weight, last.labelled.source) == (2.0, "desk")
 

@@ -46,7 +46,7 @@ class Bench:
     def label(self, frame_id: int, number: int) -> "asyncio.Future[list[tuple[Joined, str]]] | None":
         item = {"stream": "s-1", "frame_id": frame_id, "weight": 1.0, "source": "", "sizes": [8]}
         item["tensors"] = [("label", "INT64", [])]
-        body = {"principal": "somebody", "any_stream": False, "models": ["*"], "items": [item]}
+        body = {"principal": "somebody", "any_stream": False, "models": ["*"], "names": {}, "items": [item]}
         return self.link.ask(body, [number.to_bytes(8, "little")], 8)
 
     @property
