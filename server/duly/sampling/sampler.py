@@ -156,6 +156,20 @@ class Sampler:
         run: BatchRun,
     ) -> None:
         """Looks at a frame that has run, and keeps it if it is its turn. See `runtime/outcome.Tap`."""
+        try:
+            self._take(pieces, payload, status, outputs, run)
+        except Exception:
+            self._link.counts.dropped["fault"] += 1
+            raise
+
+    def _take(
+        self,
+        pieces: Sequence[HeldFrame],
+        payload: Sequence[InputData],
+        status: OutcomeStatus,
+        outputs: Sequence[Output],
+        run: BatchRun,
+    ) -> None:
         held = pieces[0]
         model = run.batch.model
         stored = self._stored(model) if self._learned is not None else None
