@@ -103,6 +103,7 @@ def test_every_setting_can_come_from_every_source(models: Path, tmp_path: Path) 
         "sample": str(models),
         "sample_models": "yolo, vad-*",
         "sample_frames": "16",
+        "sample_run_frames": "19",
         "sample_streams_max": "17",
         "sample_bytes_max": "18000",
         "learn": str(models),

@@ -256,6 +256,13 @@ class ServerConfig(BaseModel):
         Limit("a frame that is drawn takes the place of another", "duly_samples_written_total"),
     ] = 64
     """How many frames of each stream are kept; frames of calls that are no streams are one stream a principal."""
+    sample_run_frames: Annotated[
+        int,
+        Field(gt=0, le=4096),
+        Limit("the next run of neighbours begins, which may be drawn or not", "duly_samples_written_total"),
+    ] = 64
+    """Of models that keep state, runs of so many neighbours are drawn, as many as sample_frames has room for and at
+    least one: what follows a frame means nothing without it."""
     sample_streams_max: Annotated[
         int,
         Field(gt=0, le=65_536),

@@ -10,11 +10,13 @@ import pytest
 
 from duly.models.spec import Signature, TensorSpec
 from duly.sampling.files import write
+from duly.sampling.runs import State
 from duly.sampling.sample import Form, Labelled, Sample
 from duly_learn.errors import LearnError
 from duly_learn.frames import places
 from duly_learn.frames.frame import Encoded, LearnFrame
 from duly_learn.frames.places import NoFrames, frames_from
+from duly_learn.frames.runs import WARM_UP_FRAMES, judging, split_runs
 from duly_learn.frames.split import NEIGHBOURS_MAX, NEIGHBOURS_NS, neighbours, split
 
 
@@ -48,13 +50,19 @@ def test_a_file_of_several_inputs_holds_a_frame_in_each_row(tmp_path: Path) -> N
 
 
 def kept(
-    root: Path, frame_id: int, when: int, label: float | None, model: str = "m", guards: tuple[str, ...] = ()
+    root: Path,
+    frame_id: int,
+    when: int,
+    label: float | None,
+    model: str = "m",
+    guards: tuple[str, ...] = (),
+    state: State | None = None,
 ) -> None:
     """Writes a frame as a server keeps it."""
     arrays = {"input.image": np.frombuffer(JPEG, np.uint8), "output.y": np.float32([1])}
     form = Form(model, "1", {"input.image": "UINT8", "output.y": "FP32"}, {"y": (1,)})
     kept = Sample(form, "default", "camera-1", frame_id, when, 0, "ON_TIME", "", arrays, {"input.image": "JPEG"})
-    kept = replace(kept, guards=guards)
+    kept = replace(kept, guards=guards, state=state)
     if label is not None:
         kept = kept.with_labels({"y": np.float32([label])}, {"y": "FP32"}, Labelled(when + 5, "somebody"))
     path = root / f"{model}/samples/g/{frame_id:06}.npz"
@@ -101,15 +109,35 @@ def test_a_model_that_remembers_takes_frames_in_a_row_alone(tmp_path: Path) -> N
     stateful = PICTURES.model_copy(update={"stateful": True})
     for nth in range(20):
         kept(tmp_path, 3 * nth, nth + 1, None)
-    with pytest.raises(NoFrames, match="20 frames are passed over as the 8 in a row with them were not kept"):
+    with pytest.raises(NoFrames, match="20 frames are passed over as too few in a row with them were kept"):
         frames_from([tmp_path], stateful, 100, 0)
-    for nth in range(200, 210):
-        kept(tmp_path, nth, nth, None)
-    for nth in range(300, 308):
+    for nth in [*range(200, 240), *range(300, 333), *range(400, 432)]:
         kept(tmp_path, nth, nth, None)
     frames = frames_from([tmp_path], stateful, 100, 0)
-    assert [frame.when_ns for frame in frames] == [*range(200, 210), *range(300, 308)]
+    assert [frame.when_ns for frame in frames] == [*range(200, 240), *range(300, 333)]
     assert len({frame.stream for frame in frames}) == 2, "between runs the state begins anew"
+    assert [frame.when_ns for frame in frames if not frame.warms_up] == [*range(232, 240), 332]
+
+
+def test_what_a_state_had_seen_tells_which_frames_follow_one_another(tmp_path: Path) -> None:
+    stateful = PICTURES.model_copy(update={"stateful": True})
+
+    def run(begun: int, ages: range, ids: list[int]) -> None:
+        for age, frame_id in zip(ages, ids, strict=True):
+            kept(tmp_path, frame_id, frame_id, None, state=State(begun, age))
+
+    run(5, range(3), [5, 9, 10])  # the stream's first frames: those between came to nothing
+    run(50, range(2), [50, 51])  # after a reset
+    run(50, range(4, 38), [*range(54, 88)])
+    run(200, range(38, 71), [*range(238, 271)])  # would go on by its ids, if there were no other state
+    run(200, range(72, 80), [*range(271, 279)])  # one that came between is not there, though its id is not missing
+    frames = frames_from([tmp_path], stateful, 1000, 0)
+    assert [frame.when_ns for frame in frames if not frame.warms_up] == [5, 9, 10, 50, 51, 86, 87, 270]
+    assert {frame.stream for frame in frames} == {f"camera-1:{nth}" for nth in range(1, 5)}
+    told: list[str] = []
+    frames_from([tmp_path], stateful, 1000, 0, told=told.append)
+    assert len(told) == 1
+    assert "8 frames are passed over as too few in a row" in told[0]
 
 
 def test_no_more_bytes_are_kept_than_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,3 +276,49 @@ def test_no_twin_of_a_held_out_frame_is_fitted_to() -> None:
     assert sum(map(len, split(far, 0.3, 0))) == 100, "what is far apart has no twins"
     unknown = [LearnFrame({}, "s", 0)] * 100
     assert sum(map(len, split(unknown, 0.3, 0))) == 100
+
+
+def runs(*lengths: int) -> list[LearnFrame]:
+    """Streams of so many frames each, as they came, one after the other in time."""
+    return [
+        LearnFrame({"x": np.float32([index])}, f"s{stream}", stream * 1000 * NEIGHBOURS_NS + index)
+        for stream, length in enumerate(lengths)
+        for index in range(length)
+    ]
+
+
+def check_runs(frames: list[LearnFrame], side: list[LearnFrame]) -> None:
+    """Each stream of a side follows one another in what was given, and warms up unless it begins there."""
+    places = {frame.when_ns: index for index, frame in enumerate(frames)}
+    beginnings = {frame.stream: frame.when_ns for frame in reversed(frames)}
+    for stream in {frame.stream for frame in side}:
+        run = [frame for frame in side if frame.stream == stream]
+        first = places[run[0].when_ns]
+        assert [places[frame.when_ns] for frame in run] == [*range(first, first + len(run))]
+        begins = run[0].when_ns in beginnings.values()
+        warm_up = 0 if begins else min(WARM_UP_FRAMES, len(run) // 2)
+        assert [frame.warms_up for frame in run] == [nth < warm_up for nth in range(len(run))]
+
+
+@pytest.mark.parametrize("lengths", [(2,), (40,), (5, 3), (64,) * 12, (1000,), (300, 64, 2)])
+@pytest.mark.parametrize("held_out", [0.05, 0.3, 0.9])
+def test_of_a_model_that_keeps_state_both_sides_are_runs(lengths: tuple[int, ...], held_out: float) -> None:
+    frames = runs(*lengths)
+    for seed in range(10):
+        fit, judged = split_runs(frames, held_out, seed)
+        assert fit
+        assert judging(judged)
+        check_runs(frames, fit)
+        check_runs(frames, judged)
+        assert not {frame.when_ns for frame in fit} & {frame.when_ns for frame in judged}
+    assert [each.when_ns for each in split_runs(frames, held_out, 3)[1]] == [
+        each.when_ns for each in split_runs(frames, held_out, 3)[1]
+    ]
+
+
+def test_runs_of_samples_stay_whole() -> None:
+    frames = runs(*[64] * 10)
+    fit, judged = split_runs(frames, 0.3, 1)
+    assert (len(fit), len(judged), judging(judged)) == (448, 192, 192)
+    with pytest.raises(LearnError, match="at least two are needed"):
+        split_runs(frames[:1], 0.3, 0)

@@ -18,6 +18,7 @@ from duly.models.spec import VIDEO, ModelConfig
 from duly.models.trial import Trial
 from duly.runtime.catalogue import LoadedVersion, ModelError
 from duly.runtime.comparing import WAITING_MAX
+from duly.runtime.delivery import TAP_FAILURES_MAX
 from duly.runtime.held_frames import HeldFrame, InputData
 from duly.runtime.outcome import BatchRun, Outcome, Output
 from duly.runtime.shadow import HELD_BYTES_MAX
@@ -181,6 +182,9 @@ async def test_a_shadow_that_is_shown_nothing_any_more_ends_the_trial_with_that_
     shadow = bench.trials._running["m"].shadow
     assert shadow is not None
     shadow._share = None  # type: ignore[assignment]  # comparing with it raises
+    await bench.frames(TAP_FAILURES_MAX - 1)
+    bench.trials.look()
+    assert bench.report().stage is Stage.SHADOW, "some odd frames end no trial"
     await bench.frames(1)
     bench.trials.look()
     assert bench.report().stage is Stage.ROLLED_BACK

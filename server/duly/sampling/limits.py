@@ -22,6 +22,7 @@ DROPPED_FOR = (
     "read_apart",  # its picture was decoded beside the lanes, and what the client sent is gone
     "video",  # an access unit shows nothing without those before it
     "client_gone",  # a part of it lay in memory of a client that has gone meanwhile
+    "fault",  # looking at it failed, by a fault of the server's own
     "misfit",  # what came of it is no tensor of the model's
     "no_space",
     "not_writable",

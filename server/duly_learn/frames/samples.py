@@ -16,17 +16,17 @@ from pathlib import Path
 import numpy as np
 
 from duly.models.spec import TensorSpec
+from duly.sampling.runs import State
 from duly.sampling.sample import INPUT, Sample
 from duly.sampling.store import read
 from duly_learn.errors import LearnError
 from duly_learn.frames.frame import Array, Encoded, LearnFrame, Value
+from duly_learn.frames.runs import WARM_UP_FRAMES
 
 SAMPLE_BYTES_MAX = 1 << 30
 """A file that holds more, packed or unpacked, is not read."""
 FILES_LOOKED_AT_MAX = 16
 """So many files of a folder are looked at to see whether a server has kept them."""
-IN_A_ROW_MIN = 8
-"""Of a model that keeps state so many frames must have followed one another; a state that has seen fewer is none."""
 STREAMS_MAX = 10_000
 """Frames of so many streams are put together for it; those of others are passed over."""
 _SUFFIX = ".npz"
@@ -42,7 +42,8 @@ class Which:
     flagged: bool = True
     """Also those on which a guard has found something."""
     in_a_row: bool = False
-    """Only those of which the neighbours were kept, too, and each run of them as a stream of its own."""
+    """Only those that a state can be known for, as those before them were kept, too; each run of them as a stream of
+    its own."""
 
 
 ALL = Which()
@@ -86,8 +87,8 @@ def samples_in(folder: Path, inputs: tuple[TensorSpec, ...], which: Which = ALL)
         yield f"{folder}: {flagged} frames on which a guard has found something are passed over"
     if torn := sum(run.torn for run in runs.values()):
         yield (
-            f"{folder}: {torn} frames are passed over as the {IN_A_ROW_MIN} in a row with them were not kept; a model "
-            "that keeps state needs frames that follow one another: give a recording"
+            f"{folder}: {torn} frames are passed over as too few in a row with them were kept; a model that keeps "
+            f"state needs streams from their beginnings on, or more than {WARM_UP_FRAMES} frames in a row"
         )
 
 
@@ -95,10 +96,12 @@ class _Run:
     """The frames of one stream that were kept and follow one another."""
 
     def __init__(self) -> None:
-        self._last: int | None = None
+        self._last: Sample | None = None
         self._number = 0
         self._waiting: list[LearnFrame] = []
-        self._long_enough = False
+        """Frames of the present run that warm up, as long as there is none that they do it for."""
+        self._warms_up = 0
+        """How many more frames of it do."""
         self._torn = 0
 
     @property
@@ -108,17 +111,28 @@ class _Run:
 
     def followed_by(self, sample: Sample) -> Iterator[LearnFrame]:
         """Takes the stream's next frame, and gives those that are now known to be in a run, each run as a stream."""
-        if self._last is None or sample.frame_id != self._last + 1:
+        if self._last is None or not _follows(sample, self._last):
             self._torn += len(self._waiting)
-            self._waiting, self._long_enough = [], False
-            self._number += 1
-        self._last = sample.frame_id
-        frame = frame_of(sample)
-        self._waiting.append(replace(frame, stream=f"{frame.stream}:{self._number}"))
-        self._long_enough = self._long_enough or len(self._waiting) >= IN_A_ROW_MIN
-        if self._long_enough:
-            yield from self._waiting
             self._waiting = []
+            self._warms_up = 0 if sample.state is not None and sample.state.age == 0 else WARM_UP_FRAMES
+            self._number += 1
+        self._last = sample
+        frame = frame_of(sample)
+        frame = replace(frame, stream=f"{frame.stream}:{self._number}", warms_up=self._warms_up > 0)
+        if frame.warms_up:
+            self._warms_up -= 1
+            self._waiting.append(frame)
+            return
+        yield from self._waiting
+        self._waiting = []
+        yield frame
+
+
+def _follows(sample: Sample, before: Sample) -> bool:
+    """Whether no frame of the stream ran between the two, and its state went on."""
+    if sample.state is None or before.state is None:
+        return sample.frame_id == before.frame_id + 1
+    return sample.state == State(before.state.begun, before.state.age + 1)
 
 
 def frame_of(sample: Sample) -> LearnFrame:

@@ -45,23 +45,38 @@ def split(frames: Sequence[LearnFrame], held_out: float, seed: int) -> tuple[lis
         blocks += cut
         borders += pairwise(cut)
     random.Random(seed).shuffle(blocks)
-    wanted = held_out * len(frames)
+    judged = chosen(blocks, held_out * len(frames), len(frames))
+    near = near_held_out(frames, borders, judged)
+    return (
+        [frame for index, frame in enumerate(frames) if index not in judged and index not in near],
+        [frame for index, frame in enumerate(frames) if index in judged],
+    )
+
+
+def chosen(blocks: Sequence[Sequence[int]], wanted: float, count: int) -> set[int]:
+    """Returns the frames of the first blocks that have about `wanted` frames together, at least one and not all
+    `count`.
+    """
     judged: set[int] = set()
     for block in blocks:
         if judged and len(judged) + len(block) / 2 > wanted:
             break
-        if len(judged) + len(block) < len(frames):
+        if len(judged) + len(block) < count:
             judged.update(block)
+    return judged
+
+
+def near_held_out(
+    frames: Sequence[LearnFrame], borders: Sequence[tuple[Sequence[int], Sequence[int]]], judged: set[int]
+) -> set[int]:
+    """Returns the frames that are not judged and are neighbours of some that are. `borders`: blocks that meet."""
     near: set[int] = set()
     for before, after in borders:
         if before[0] in judged and after[0] not in judged:
             near.update(_near(frames, after, before[-1]))
         elif before[0] not in judged and after[0] in judged:
             near.update(_near(frames, before[::-1], after[0]))
-    return (
-        [frame for index, frame in enumerate(frames) if index not in judged and index not in near],
-        [frame for index, frame in enumerate(frames) if index in judged],
-    )
+    return near
 
 
 def _near(frames: Sequence[LearnFrame], block: Sequence[int], edge: int) -> list[int]:

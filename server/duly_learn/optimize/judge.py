@@ -90,6 +90,8 @@ def _agree(bench: Bench, judged: Judged, model: RunningModel) -> None:
     margins: list[float] = []
     same = True
     for index, (expected, outcome) in enumerate(zip(bench.expected, outcomes, strict=True)):
+        if bench.held_out[index].warms_up:
+            continue
         if isinstance(outcome, Refusal):
             frames.append(Frame(index, 0.0, str(outcome)))
             margins.append(-inf)
@@ -99,9 +101,9 @@ def _agree(bench: Bench, judged: Judged, model: RunningModel) -> None:
             margins.append(bench.source.measure.margin(expected, outcome))
             same = same and _differ_by_rounding(expected, outcome)
     judged.frames = frames
-    worst = sorted(range(len(frames)), key=lambda index: frames[index].score)[:WORST_MAX]
-    judged.worst = [(frames[index], _outputs(outcomes[index])) for index in worst if frames[index].score < 1]
-    alike = _alike(bench.held_out, margins)
+    worst = sorted(frames, key=lambda frame: frame.score)[:WORST_MAX]
+    judged.worst = [(frame, _outputs(outcomes[frame.index])) for frame in worst if frame.score < 1]
+    alike = _alike([bench.held_out[frame.index] for frame in frames], margins)
     judged.agreement = interval([frame.score for frame in frames], bench.rule.confidence, alike)
     judged.same = same
 

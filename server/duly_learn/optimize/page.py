@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
+from duly_learn.frames.runs import judging
 from duly_learn.optimize.judged import Judged
 from duly_learn.optimize.rule import RISK
 from duly_learn.optimize.run import Found
@@ -40,7 +41,7 @@ def _facts(found: Found) -> list[tuple[str, str]]:
         ("intervals", f"the lower ends of all {found.rule.candidates} candidates hold at once with {1 - RISK:.0%}"),
         *([("lost before", f"{found.rule.lost:.4g}")] if found.rule.lost else []),
         ("frames to fit to", str(found.rule.fitted)),
-        ("frames held out", str(len(found.held_out))),
+        ("frames held out", str(judging(found.held_out))),
         ("from", ", ".join(path.name for path in asked.places)),
         ("seed", str(asked.seed)),
         ("threads", str(asked.version.config.threads or asked.threads)),

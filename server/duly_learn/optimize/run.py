@@ -15,6 +15,7 @@ from duly.models.spec import Signature, Variant
 from duly.models.version_settings import with_settings
 from duly_learn.frames.frame import LearnFrame
 from duly_learn.frames.places import NoFrames, frames_from
+from duly_learn.frames.runs import judging, split_runs
 from duly_learn.frames.split import split
 from duly_learn.graphs.describe import size_bytes
 from duly_learn.optimize.existing import Existing
@@ -103,7 +104,9 @@ def optimize(asked: Asked, told: Callable[[str], None]) -> Found:
             told(unseen)
         lost = _lost(before, told)
         calibration, answers, held_out, expected = _frames(asked, original, told)
-        told(f"{len(calibration)} frames to fit to, {len(held_out)} held out")
+        warm_up = len(held_out) - judging(held_out)
+        more = f", after {warm_up} that are run and not judged, so that the state is known" if warm_up else ""
+        told(f"{len(calibration)} frames to fit to, {judging(held_out)} held out{more}")
         alone_variant = version.config.variants[0]
         one = replace(version, config=version.config.model_copy(update={"variants": (alone_variant,)}))
         source = OptimizeSource(
@@ -155,14 +158,15 @@ def _frames(
     )
     sides: list[tuple[list[LearnFrame], list[Outputs]]] = []
     reasons: list[str] = []
-    for side in split(frames, asked.held_out, asked.seed):
+    divide = split_runs if original.signature.stateful else split
+    for side in divide(frames, asked.held_out, asked.seed):
         outcomes = original.outcomes(side)
         reasons += [str(outcome) for outcome in outcomes if isinstance(outcome, Refusal)]
         answered = [(f, o) for f, o in zip(side, outcomes, strict=True) if not isinstance(o, Refusal)]
         sides.append(([frame for frame, _ in answered], [outcome for _, outcome in answered]))
     if reasons:
         told(f"{len(reasons)} of {len(frames)} frames are left out: {reasons[0]}")
-    if not all(side[0] for side in sides):
+    if not sides[0][0] or not judging(sides[1][0]):
         raise NoFrames(f"{asked.version.key} has no answer to {len(reasons)} of {len(frames)} frames: {reasons[0]}")
     return (*sides[0], *sides[1])
 
@@ -170,7 +174,7 @@ def _frames(
 def _as_it_is(source: OptimizeSource, original: RunningModel, held_out: Sequence[LearnFrame]) -> tuple[Judged, str]:
     judged = Judged(_called(source.version.config.variants[0]), "as it is")
     judged.folder, judged.candidate = source.graph.parent, Candidate(source.graph.name, "as it is")
-    judged.agreement = Interval(1.0, 1.0, 1.0, len(held_out))
+    judged.agreement = Interval(1.0, 1.0, 1.0, judging(held_out))
     judged.same = True
     judged.size_bytes = size_bytes(source.graph)
     judged.warm_ns = {size: median(times) for size, times in original.times_ns.items()}
@@ -314,7 +318,7 @@ def _made(found: Found) -> dict[str, object]:
     asked = found.asked
     return {
         "from": asked.version.key,
-        "frames": {"fitted": found.rule.fitted, "held_out": len(found.held_out)},
+        "frames": {"fitted": found.rule.fitted, "held_out": judging(found.held_out)},
         "measure": found.measure.name,
         "tolerance": asked.tolerance,
         "compared": "mean" if asked.by_mean else "lower end",
