@@ -48,7 +48,7 @@ from duly.runtime.samplers import Samplers, periodically
 from duly.runtime.scheduler_state import snapshot
 from duly.runtime.supervisor import Supervisor
 from duly.runtime.tasks import once, watch_over
-from duly.runtime.trial_memory import TrialMemory
+from duly.runtime.trial_memory import StateInUse, TrialMemory
 from duly.runtime.trials import TrialReport, Trials
 from duly.runtime.worker_groups import worker_groups
 from duly.runtime.worker_launch import CheckedModel, check_version
@@ -191,6 +191,12 @@ class App:
             raise StartError(str(error)) from None
         if config.learn is not None and (missing := missing_packages()):
             raise StartError(f"learn: the package {missing} is not installed: `pip install 'duly[learn]'`")
+        try:
+            self.trials.memory.keep()
+        except StateInUse as error:
+            raise StartError(f"state_folder: {error}") from None
+        except OSError as error:
+            raise StartError(f"state_folder: it cannot be opened: {error.strerror}") from None
         try:
             # This comes before the models are loaded, because a taken port should not cost a warm-up.
             self._doors.check_free()

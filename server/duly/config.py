@@ -443,6 +443,16 @@ class ServerConfig(BaseModel):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _learns_what_can_be_loaded(self) -> Self:
+        if self.learn is not None and self.manifests in ("signed", "model-signing"):
+            raise ValueError(
+                f"learn: versions that are learnt cannot be signed, as a learner has no key, and manifests is "
+                f"{self.manifests}, so that none of them could be loaded: set manifests to require, for which they get a "
+                "sha256sums, or leave learn away and sign what you make of the frames that sample keeps"
+            )
+        return self
+
     @field_validator("payload_bytes_max")
     @classmethod
     def _holds_one_stream(cls, value: int, info: ValidationInfo) -> int:

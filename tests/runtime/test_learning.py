@@ -62,6 +62,7 @@ async def test_a_line_may_come_in_pieces() -> None:
         b"", b"{", b"[1]", b"null", b"\xff\xfe", b"[" * 60_000, {"event": "drift"}, {"event": "attempt", "model": "x"},
         {"event": "drift", "model": "x", "signal": 3, "at": "soon"}, {"event": "state", "model": "x", "phase": []},
         {"event": "attempt", "model": "x", "result": "won", "figures": {"a": "much"}}, {"model": "x"},
+        DRIFT | {"at": float("inf")}, STATE | {"labels": float("inf")},
     ],
 )  # fmt: skip
 async def test_what_is_no_event_changes_nothing(line: object) -> None:

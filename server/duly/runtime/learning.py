@@ -284,7 +284,7 @@ class Learning:
                 said = json.loads(line)
                 if isinstance(said, dict):
                     self._said(said)
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
                 _log.warning("the learner said what is no event", line=line[:200].decode(errors="replace"))
 
     def _said(self, said: dict[str, Any]) -> None:

@@ -34,7 +34,10 @@ def main() -> int:
         except OSError as error:
             print(f"its reads and writes are as urgent as others: {error.strerror}", file=sys.stderr)
     if given.bytes_max:
-        resource.setrlimit(resource.RLIMIT_AS, (given.bytes_max, given.bytes_max))
+        # The hard limit stays: trainers, which have a limit of their own, may have more than the learner.
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        most = given.bytes_max if hard == resource.RLIM_INFINITY else min(hard, given.bytes_max)
+        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     from duly_learn.learner.main import learn
