@@ -39,7 +39,7 @@ from duly.runtime.admission import SWITCH_SECONDS, Admission
 from duly.runtime.catalogue import Catalogue, VersionState
 from duly.runtime.driver import Driver
 from duly.runtime.flight_recorder import DumpError, FlightRecorder
-from duly.runtime.learning import LearnerSettings, Learning, missing_packages
+from duly.runtime.learning import Drift, LearnerSettings, Learning, missing_packages
 from duly.runtime.model_host import ModelHost, VersionLimits
 from duly.runtime.read_apart import READERS_MAX
 from duly.runtime.recording_file import RecordingWriter
@@ -147,10 +147,17 @@ class App:
             self._trial_decided,
         )
         self.learning = Learning(
-            LearnerSettings(config.models, config.learn, config.learn_commands, config.learn_memory_bytes_max),
+            LearnerSettings(
+                config.models,
+                config.learn,
+                config.learn_commands,
+                config.learn_memory_bytes_max,
+                config.learn_bytes_max,
+                config.learn_age_s_max,
+            ),
             self.catalogue,
             self._is_coming,
-            self.trials.drifted,
+            self._drifted,
         )
         self.kserve: KServeInference | None = None
         """The front end for KServe's protocol; None: the server does not listen yet."""
@@ -466,6 +473,11 @@ class App:
             samples=self._sampling.counts,
             learning=self.learning.counts(),
         )
+
+    def _drifted(self, name: str, drift: Drift) -> None:
+        """Notes drift, and tells the trial of the model, if one is on."""
+        self._doors.gate.audit.drifted(name, drift.signal, drift.stream, drift.text)
+        self.trials.drifted(name, f"{drift.signal}: {drift.text}")
 
     def _trial_decided(self, report: TrialReport) -> None:
         """Notes what a trial has come to, with the figures that it rests on."""

@@ -13,6 +13,7 @@ from duly.agreement.measures import Measure, Outputs
 from duly.models.repository import ModelVersion
 from duly.models.spec import Signature, Variant
 from duly.models.version_settings import with_settings
+from duly_learn.alone import alone
 from duly_learn.frames.frame import LearnFrame
 from duly_learn.frames.places import NoFrames, frames_from
 from duly_learn.frames.split import split
@@ -22,7 +23,7 @@ from duly_learn.optimize.guarded import with_guards
 from duly_learn.optimize.judge import Bench, joules_of, judge
 from duly_learn.optimize.judged import Judged
 from duly_learn.optimize.step import Candidate, OptimizeSource, Refused, Step
-from duly_learn.optimize.write import NewVariant, alone, check_free, next_number, write_version
+from duly_learn.optimize.write import NewVariant, check_free, next_number, write_version
 from duly_learn.running.model import FrameRefused, NotRunning, Refusal, RunningModel, running
 
 ORIGINAL = "original"
