@@ -15,6 +15,7 @@ their differences, and the test flips the signs of these at random (seeded).
 import argparse
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,7 @@ from tests.learn.concepts import FRAUD
 from tests.learn.learner.made import TOML, Stream, put_model
 
 LOAD = 0.4
+START_SECONDS_MAX = 30.0
 FLIPS = 100_000
 BUDGET_MS = 250.0
 ROUNDS, WIDTH = 15, 256
@@ -88,14 +90,18 @@ async def _measured(address: str, found: Turn, seconds: float) -> Turn:
 
 async def _until_there(client: Client, learning: bool) -> None:
     """Waits until the server serves, and its learner has begun where it has one."""
-    for _ in range(1200):
+    ends_s = time.monotonic() + START_SECONDS_MAX
+    while time.monotonic() < ends_s:
         try:
             if await client.learning("fraud") or not learning:
                 return
         except ServerUnavailable:
             pass  # it is loading its models
         await asyncio.sleep(0.05)
-    raise TimeoutError("the server does not serve")
+    raise TimeoutError(
+        f"the server{' or its learner' if learning else ''} has not begun within {START_SECONDS_MAX:g} s: a learner "
+        "has what others leave of the processors, and so this needs a machine that does nothing else"
+    )
 
 
 async def _camera(client: Client, found: Turn, period_s: float, seconds: float) -> None:
@@ -168,6 +174,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each turn that are measured")
     parser.add_argument("--results", type=Path, help="a file that turns are added to")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit("ended"))  # and with it the server
     turns: list[Turn] = []
     if given.results is not None and given.results.exists():
         turns = [Turn(**json.loads(line)) for line in given.results.read_text().splitlines()]

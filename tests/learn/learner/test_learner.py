@@ -297,20 +297,15 @@ def test_nothing_is_made_while_somebody_else_makes_a_version(place: Place) -> No
     assert not half.exists()
 
 
-def test_the_risk_begins_anew_with_a_drift_and_only_so_often(place: Place) -> None:
+@pytest.mark.parametrize(("renewed", "judged"), [(0, 0), (RENEWED_MAX - 1, 0), (RENEWED_MAX, 5)])
+def test_the_risk_begins_anew_with_a_drift_and_only_so_often(place: Place, renewed: int, judged: int) -> None:
+    place.stream.send(200, 0)
+    place.stream.send(150, 1)
+    place.work.mkdir(parents=True)
+    state = place.work / "state.json"
+    state.write_text(json.dumps({"judged": 5, "judged_from": "1", "renewed": renewed}))
     driven = Driven(place.models, place.store)
-    for at in range(RENEWED_MAX + 2):  # errors rise and fall, and what is judged is never better
-        place.stream.send(200, 0 if at % 2 == 0 else 1)
-        work = place.work / "state.json"
-        driven.go_on()
-        if at == 0:
-            state = json.loads(work.read_text()) | {"judged": 5, "judged_from": "1"}
-    os.close(driven.learner._lock)
-    for renewed, judged in ((0, 0), (RENEWED_MAX, 5)):
-        work.write_text(json.dumps(state | {"renewed": renewed}))
-        again = Driven(place.models, place.store)
-        again.learner.turn(1.0)
-        found = json.loads(work.read_text())
-        assert found["judged"] == judged, "the drift that was not told before"
-        os.close(again.learner._lock)
-        again.learner.join()
+    driven.learner.turn(1.0)
+    assert [line["signal"] for line in driven.told.of("drift")] == ["errors"]
+    found = json.loads(state.read_text())
+    assert (found["judged"], found["renewed"]) == (judged, min(renewed + 1, RENEWED_MAX))
