@@ -17,7 +17,6 @@ from duly_client import Client, Feedback, Stream
 from duly_learn.alone import Taken, alone
 from duly_learn.learner.publish import publish
 from tests.e2e.serving import serving
-from tests.e2e.waiting import until
 from tests.learn.concepts import FRAUD
 from tests.learn.learner.made import TOML, put_model
 
@@ -85,25 +84,21 @@ async def payments(app: App) -> AsyncIterator[Payments]:
         yield Payments(app, client, streams)
 
 
-def publish_poisoned(folder: Path, work: Path) -> str:
-    """Publishes, as a learner would, a version that has learnt labels of which each says the opposite. Returns its
-    number.
-    """
+def put_poisoned(folder: Path) -> Path:
+    """Makes a version that has learnt labels of which each says the opposite. Returns its folder."""
 
     def flipped(random: np.random.Generator, count: int, concept: int) -> tuple[np.ndarray, np.ndarray]:
         numbers, labels = FRAUD.draw(random, count, CONCEPT)
         return numbers, 1 - labels
 
-    made = put_model(work, replace(FRAUD, draw=flipped), TOML)
-    with alone(folder):
-        return publish(folder, made / "1", {"from": "2"}, False, lambda step: None)
+    return put_model(folder, replace(FRAUD, draw=flipped), TOML) / "1"
 
 
 @pytest.mark.timeout(600)
 async def test_a_learnt_version_is_promoted_by_evidence_and_a_poisoned_one_rolled_back(tmp_path: Path) -> None:
     models, store = tmp_path / "models", tmp_path / "store"
     store.mkdir()
-    folder = put_model(models, FRAUD, TOML + TRIAL)
+    folder, made = put_model(models, FRAUD, TOML + TRIAL), put_poisoned(tmp_path / "made")
     async with serving(models, learn=store, watch="activate", watch_settle_s=0.1) as app, payments(app) as sent:
 
         def stage(version: str) -> Stage | None:
@@ -129,12 +124,13 @@ async def test_a_learnt_version_is_promoted_by_evidence_and_a_poisoned_one_rolle
         def is_published() -> bool:
             nonlocal poisoned
             try:
-                poisoned = publish_poisoned(folder, tmp_path / f"made-{len(sent.answers)}")
+                with alone(folder):
+                    poisoned = publish(folder, made, {"from": "2"}, False, lambda step: None)
             except Taken:  # by the learner, which tries again and finds nothing better
                 return False
             return True
 
-        await until(is_published, "nobody makes a version")
+        await sent.until(is_published, "nobody makes a version")
         await sent.until(lambda: stage(poisoned) is Stage.ROLLED_BACK, "the poisoned version is rolled back")
         report = app.trials.report("fraud", poisoned)
         assert report is not None
