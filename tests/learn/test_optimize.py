@@ -27,6 +27,7 @@ from duly.cli_models import models
 from duly.models.repository import Repository
 from duly.models.sizes import SizeLimits
 from duly.runtime.worker_launch import check_version
+from duly_learn.alone import Taken, alone
 from duly_learn.frames.frame import LearnFrame
 from duly_learn.frames.places import NoFrames
 from duly_learn.optimize.judged import Frame, Judged
@@ -35,7 +36,7 @@ from duly_learn.optimize.rule import RISK, Rule, refusals
 from duly_learn.optimize.run import Asked, Found, optimize
 from duly_learn.optimize.step import Candidate, OptimizeSource, Refused, Step
 from duly_learn.optimize.timing import Compared, compare
-from duly_learn.optimize.write import NewVariant, NoRoom, Taken, Unfit, alone, write_version
+from duly_learn.optimize.write import NewVariant, NoRoom, Unfit, write_version
 from tests import graphs
 from tests.worker.client import version_of
 
@@ -411,7 +412,7 @@ def test_a_tolerance_that_nobody_meets(root: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_two_at_once(root: Path) -> None:
-    with alone(root / "models/turn"), pytest.raises(Taken, match="turn is being optimised already"):
+    with alone(root / "models/turn"), pytest.raises(Taken, match="turn: a version is being made already"):
         optimized(root, NEARLY)
     assert optimized(root, NEARLY).number == 2
 

@@ -272,7 +272,7 @@ class ListLearningResponse(_message.Message):
     def __init__(self, models: _Optional[_Iterable[_Union[Learning, _Mapping]]] = ...) -> None: ...
 
 class Learning(_message.Message):
-    __slots__ = ("name", "phase", "version", "published", "frames", "labels", "labels_of_regime", "labels_unusable", "attempt", "attempt_text", "figures", "drifts", "attempts", "problem")
+    __slots__ = ("name", "phase", "version", "published", "frames", "labels", "labels_of_regime", "labels_unusable", "attempt", "attempt_text", "figures", "drifts", "attempts", "problem", "last_drifts")
     NAME_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -287,6 +287,7 @@ class Learning(_message.Message):
     DRIFTS_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    LAST_DRIFTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     phase: str
     version: str
@@ -301,7 +302,20 @@ class Learning(_message.Message):
     drifts: _containers.RepeatedCompositeFieldContainer[LearningCount]
     attempts: _containers.RepeatedCompositeFieldContainer[LearningCount]
     problem: str
-    def __init__(self, name: _Optional[str] = ..., phase: _Optional[str] = ..., version: _Optional[str] = ..., published: _Optional[str] = ..., frames: _Optional[int] = ..., labels: _Optional[int] = ..., labels_of_regime: _Optional[int] = ..., labels_unusable: _Optional[int] = ..., attempt: _Optional[str] = ..., attempt_text: _Optional[str] = ..., figures: _Optional[_Iterable[_Union[LearningFigure, _Mapping]]] = ..., drifts: _Optional[_Iterable[_Union[LearningCount, _Mapping]]] = ..., attempts: _Optional[_Iterable[_Union[LearningCount, _Mapping]]] = ..., problem: _Optional[str] = ...) -> None: ...
+    last_drifts: _containers.RepeatedCompositeFieldContainer[LearningDrift]
+    def __init__(self, name: _Optional[str] = ..., phase: _Optional[str] = ..., version: _Optional[str] = ..., published: _Optional[str] = ..., frames: _Optional[int] = ..., labels: _Optional[int] = ..., labels_of_regime: _Optional[int] = ..., labels_unusable: _Optional[int] = ..., attempt: _Optional[str] = ..., attempt_text: _Optional[str] = ..., figures: _Optional[_Iterable[_Union[LearningFigure, _Mapping]]] = ..., drifts: _Optional[_Iterable[_Union[LearningCount, _Mapping]]] = ..., attempts: _Optional[_Iterable[_Union[LearningCount, _Mapping]]] = ..., problem: _Optional[str] = ..., last_drifts: _Optional[_Iterable[_Union[LearningDrift, _Mapping]]] = ...) -> None: ...
+
+class LearningDrift(_message.Message):
+    __slots__ = ("signal", "seen_unix_nano", "stream", "text")
+    SIGNAL_FIELD_NUMBER: _ClassVar[int]
+    SEEN_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    signal: str
+    seen_unix_nano: int
+    stream: str
+    text: str
+    def __init__(self, signal: _Optional[str] = ..., seen_unix_nano: _Optional[int] = ..., stream: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
 
 class LearningFigure(_message.Message):
     __slots__ = ("name", "value")

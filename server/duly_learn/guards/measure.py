@@ -84,8 +84,10 @@ def _row(model: RunningModel, kind: str, frames: Sequence[LearnFrame]) -> Row:
         counted = [each for each, before in zip(counted, nth, strict=True) if before > allowed]
     found = [names for _, names in counted]
     by_guard = {name: sum(name in names for names in found) for name in model.signature.guards}
-    blocks = neighbours([frame for frame, _ in counted])
-    share = interval([float(bool(names)) for names in found], blocks=blocks) if found else Interval(0.0, 0.0, 1.0, 0)
+    if not found:
+        return Row(kind, 0, by_guard, 0, Interval(0.0, 0.0, 1.0, 0))
+    alike = len(found) / len(set(neighbours([frame for frame, _ in counted])))
+    share = interval([float(bool(names)) for names in found], alike=alike)
     return Row(kind, len(found), by_guard, sum(map(bool, found)), share)
 
 

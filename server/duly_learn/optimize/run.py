@@ -13,6 +13,7 @@ from duly.agreement.measures import Measure, Outputs
 from duly.models.repository import ModelVersion
 from duly.models.spec import Signature, Variant
 from duly.models.version_settings import with_settings
+from duly_learn.alone import alone
 from duly_learn.frames.frame import LearnFrame
 from duly_learn.frames.places import NoFrames, frames_from
 from duly_learn.frames.runs import judging, split_runs
@@ -25,7 +26,7 @@ from duly_learn.optimize.judged import Judged
 from duly_learn.optimize.rule import RISK, Rule
 from duly_learn.optimize.step import Candidate, OptimizeSource, Refused, Step
 from duly_learn.optimize.work import work_folder
-from duly_learn.optimize.write import MADE_FILE, NewVariant, alone, check_free, next_number, write_version
+from duly_learn.optimize.write import MADE_FILE, NewVariant, check_free, clear, next_number, write_version
 from duly_learn.running.model import FrameRefused, NotRunning, Refusal, RunningModel, running
 
 ORIGINAL = "original"
@@ -92,6 +93,7 @@ def optimize(asked: Asked, told: Callable[[str], None]) -> Found:
     before = asked.version
     with ExitStack() as stack:
         stack.enter_context(alone(before.model_folder))
+        clear(before.model_folder)
         if asked.number is not None:
             check_free(before.model_folder, asked.number)
         work = stack.enter_context(work_folder())
