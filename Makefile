@@ -115,6 +115,12 @@ test-compiled: core ## The tests that touch what is compiled, with it compiled; 
 optimize-figures: $(READY) ## Make and judge the variants that docs/optimize.md has figures of (FIGURES_ARGS: beats digits, or options)
 	$(BIN)/python docs/measure_optimize.py $(FIGURES_ARGS)
 
+overload-figures: $(READY) ## What variants are worth under overload, on live servers (FIGURES_ARGS: ecg yolo, or options)
+	$(BIN)/python docs/measure_overload.py $(FIGURES_ARGS)
+
+guards-figures: $(READY) ## What detectors make of another time, and of other recordings (FIGURES_ARGS: yolo vad beats, or options)
+	$(BIN)/python docs/measure_guards.py $(FIGURES_ARGS)
+
 grid: $(READY) ## Measure what the scheduler must show, in the simulator (GRID_ARGS for options)
 	$(BIN)/duly-sim grid $(GRID_ARGS)
 

@@ -35,9 +35,8 @@ WARM_S = 3
 """Does not count: the scheduler has moved streams by then."""
 STREAMS = 6
 PROBE_SECONDS = 8
-PROBE_PER_S = 10.0
-"""The first rate that is offered to find the capacity, which is doubled as long as nearly all is answered in time."""
 HELD = 0.95
+"""Where more is answered in time, twice as much is offered to find the capacity."""
 CLOSE = 1.2
 """A run with up to so many times what it was meant to offer says what the capacity is."""
 TRIES_MAX = 16
@@ -69,9 +68,11 @@ class Case:
     """Writes the model into a repository, and returns where its frames are."""
     tolerance: float
     budget_ms: float
+    first_per_s: float
+    """What is offered at first to find the capacity."""
 
 
-CASES = {"ecg": Case(ecg, 0.01, 100), "yolo": Case(yolo, 0.1, 250)}
+CASES = {"ecg": Case(ecg, 0.01, 100, 100), "yolo": Case(yolo, 0.1, 250, 10)}
 
 
 def main() -> None:
@@ -139,7 +140,7 @@ def capacity(name: str, folder: Path, target: str, seed: int, before_per_s: floa
     """Returns how many frames a second the server answers in time where half as much again is sent: each run offers
     that much more than the one before has come to. `before_per_s`: what it was before; None: nothing is known.
     """
-    offered_per_s = PROBE_PER_S if before_per_s is None else LOAD * before_per_s
+    offered_per_s = CASES[name].first_per_s if before_per_s is None else LOAD * before_per_s
     for _ in range(TRIES_MAX):
         scenario = write_scenario(name, folder, offered_per_s, WARM_S + PROBE_SECONDS)
         run = load("run", scenario, "--target", target, "--seed", str(seed))["results"]

@@ -45,8 +45,8 @@ FALSE_ALARMS = 0.002
 """The share of clean frames whose scores, by detectors that were fitted without them, may be above the threshold before
 the margin."""
 MARGIN = 1.5
-"""By how much the threshold lies above that, as a ratio of squared distances: days differ more than the blocks of one
-recording do. It halves the false alarms and costs at most one of a hundred noisy frames (docs/guards.md)."""
+"""By how much the first threshold lies above that, as a ratio of squared distances. On tables it halves the false
+alarms and costs at most one of a hundred noisy rows."""
 BLOCKS_FURTHER_OFF = 0.01
 """The chance with which the next block lies further off than the threshold allows for."""
 FURTHER_MAX = 4.0
