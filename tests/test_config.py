@@ -103,6 +103,7 @@ def test_every_setting_can_come_from_every_source(models: Path, tmp_path: Path) 
         "sample": str(models),
         "sample_models": "yolo, vad-*",
         "sample_frames": "16",
+        "sample_run_frames": "19",
         "sample_streams_max": "17",
         "sample_bytes_max": "18000",
         "learn": str(models),
@@ -113,7 +114,7 @@ def test_every_setting_can_come_from_every_source(models: Path, tmp_path: Path) 
         "learn_memory_bytes_max": "300000000",
         "cache_folders": str(tmp_path),
         "libraries_sha256": f"{'0a' * 32}, {'0B' * 32}",
-        "manifests": "signed",
+        "manifests": "require",
         "manifest_keys": "/etc/duly/trusted.pub",
     }
     assert settings.keys() == ServerConfig.model_fields.keys()
@@ -351,3 +352,12 @@ def test_control_characters_reach_no_terminal(tmp_path: Path, name: str, value: 
     with pytest.raises(ConfigError) as error:
         load_config({} if name == "models" else {"models": tmp_path}, file, {})
     assert str(error.value) == f"{file}: {name}: should have no control characters, got {value!r}"
+
+
+@pytest.mark.parametrize("manifests", ["signed", "model-signing"])
+def test_versions_that_must_be_signed_are_not_learnt(models: Path, manifests: str) -> None:
+    given = {"models": models, "learn": models, "manifests": manifests, "manifest_keys": models / "keys"}
+    (problem,) = problems(given)
+    assert problem.startswith("learn: versions that are learnt cannot be signed")
+    assert f"manifests is {manifests}, so that none of them could be loaded: set manifests to require" in problem
+    assert load_config(given | {"manifests": "require"}, None, {}).learn == models

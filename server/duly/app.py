@@ -42,17 +42,18 @@ from duly.runtime.admission import SWITCH_SECONDS, Admission
 from duly.runtime.catalogue import Catalogue, VersionState
 from duly.runtime.driver import Driver
 from duly.runtime.flight_recorder import DumpError, FlightRecorder
-from duly.runtime.learning import LearnerSettings, Learning, missing_packages
+from duly.runtime.learning import Drift, LearnerSettings, Learning, missing_packages
 from duly.runtime.model_host import ModelHost, VersionLimits
 from duly.runtime.read_apart import READERS_MAX
 from duly.runtime.recording_file import RecordingWriter
 from duly.runtime.repository_watch import RepositoryWatch
+from duly.runtime.running_trial import TrialReport
 from duly.runtime.samplers import Samplers, periodically
 from duly.runtime.scheduler_state import snapshot
 from duly.runtime.supervisor import Supervisor
 from duly.runtime.tasks import once, watch_over
-from duly.runtime.trial_memory import TrialMemory
-from duly.runtime.trials import TrialReport, Trials
+from duly.runtime.trial_memory import StateInUse, TrialMemory
+from duly.runtime.trials import Trials
 from duly.runtime.worker_groups import worker_groups
 from duly.runtime.worker_launch import CheckedModel, check_version
 from duly.sampling.host import Sampling
@@ -150,10 +151,17 @@ class App:
             self._trial_decided,
         )
         self.learning = Learning(
-            LearnerSettings(config.models, config.learn, config.learn_commands, config.learn_memory_bytes_max),
+            LearnerSettings(
+                config.models,
+                config.learn,
+                config.learn_commands,
+                config.learn_memory_bytes_max,
+                config.learn_bytes_max,
+                config.learn_age_s_max,
+            ),
             self.catalogue,
             self._is_coming,
-            self.trials.drifted,
+            self._drifted,
         )
         self.kserve: KServeInference | None = None
         """The front end for KServe's protocol; None: the server does not listen yet."""
@@ -194,6 +202,12 @@ class App:
             raise StartError(str(error)) from None
         if config.learn is not None and (missing := missing_packages()):
             raise StartError(f"learn: the package {missing} is not installed: `pip install 'duly[learn]'`")
+        try:
+            self.trials.memory.keep()
+        except StateInUse as error:
+            raise StartError(f"state_folder: {error}") from None
+        except OSError as error:
+            raise StartError(f"state_folder: it cannot be opened: {error.strerror}") from None
         try:
             # This comes before the models are loaded, because a taken port should not cost a warm-up.
             self._doors.check_free()
@@ -464,6 +478,11 @@ class App:
             learning=self.learning.counts(),
         )
 
+    def _drifted(self, name: str, drift: Drift) -> None:
+        """Notes drift, and tells the trial of the model, if one is on."""
+        self._doors.gate.audit.drifted(name, drift.signal, drift.stream, drift.text)
+        self.trials.drifted(name, f"{drift.signal}: {drift.text}")
+
     def _trial_decided(self, report: TrialReport) -> None:
         """Notes what a trial has come to, with the figures that it rests on."""
         figures = report.figures
@@ -476,6 +495,7 @@ class App:
             agreement=f"{figures.agreement:.4f} ({figures.agreement_low:.4f} to {figures.agreement_high:.4f})",
             canary=f"{figures.canary_on_time} of {figures.canary_frames} on time",
             rest=f"{figures.rest_on_time} of {figures.rest_frames} on time",
+            pairs=figures.canary_pairs,
             errors=figures.errors,
         )
 

@@ -32,6 +32,7 @@ cli.add_command(Lazy("serve", "duly.cli_serve:serve", "Serve the models of a rep
 cli.add_command(Lazy("models", "duly.cli_models:models", "Look at a model repository.", _SERVER_EXTRAS))
 cli.add_command(Lazy("doctor", "duly.cli_doctor:doctor", "Look at this machine and the settings.", _SERVER_EXTRAS))
 cli.add_command(Lazy("stream", "duly.cli_stream:stream", "Stream a recording to a server.", "pip install duly"))
+cli.add_command(Lazy("feedback", "duly.cli_feedback:feedback", "Send labels of frames.", "pip install duly"))
 cli.add_command(Lazy("replay", "duly.cli_replay:replay", "Feed a recorded drive to a server.", _LOG_EXTRAS))
 cli.add_command(Lazy("diff", "duly.cli_diff:diff", "Compare two replays of one drive.", _LOG_EXTRAS))
 cli.add_command(Lazy("token", "duly.cli_token:token", "Make tokens for clients, and check them.", _SERVER_EXTRAS))

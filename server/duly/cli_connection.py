@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from duly_client import Client
+    from duly_client import BlockingClient, Client
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+_Client = TypeVar("_Client")
 
 _OPTIONS = (
     click.option("--server", default="127.0.0.1:8500", show_default=True, help="HOST:PORT or unix:PATH."),
@@ -36,12 +37,23 @@ class Connection:
 
     def client(self) -> "Client":
         """Returns a client that is not entered yet. Raises click.UsageError where an option cannot be right."""
-        from duly_client import Client, Tls  # it imports gRPC, which commands that look at a folder do not need
+        from duly_client import Client  # it imports gRPC, which commands that look at a folder do not need
+
+        return self._made(Client)
+
+    def blocking_client(self) -> "BlockingClient":
+        """Does the same for a client without asyncio."""
+        from duly_client import BlockingClient
+
+        return self._made(BlockingClient)
+
+    def _made(self, kind: Callable[..., _Client]) -> _Client:
+        from duly_client import Tls
 
         try:
             speaks_tls = self.tls or self.tls_ca or self.tls_cert or self.tls_key
             tls = Tls(self.tls_ca, self.tls_cert, self.tls_key) if speaks_tls else None
-            return Client(self.server, tls=tls, token_file=self.token_file)
+            return kind(self.server, tls=tls, token_file=self.token_file)
         except ValueError as error:
             text = str(error).replace("use tls, or say token_in_clear_text=True", "use --tls or --tls-ca")
             raise click.UsageError(f"--server: {text}" if text.startswith("target") else text) from error

@@ -75,8 +75,10 @@ class OutcomePrinter:
         if self._terms.admission_warning:
             click.echo(f"the server expects misses: {self._terms.admission_warning}", err=True)
 
-    def outcome(self, outcome: Outcome) -> None:
-        """Prints an outcome. Raises ClickException where it is INVALID and nothing may be passed over."""
+    def outcome(self, outcome: Outcome, stream_key: str) -> None:
+        """Prints an outcome. `stream_key`: by what labels name its stream; empty: no frames of it are kept. Raises
+        ClickException where it is INVALID and nothing may be passed over.
+        """
         source = self._unusable.names.pop(outcome.frame_id, "")
         if outcome.status is Status.INVALID:
             if self._unusable.strict:
@@ -89,7 +91,7 @@ class OutcomePrinter:
         if outcome.ok:
             self._latencies_ms.append(latency_ms)
         if self._as_json:
-            click.echo(json.dumps(_as_json(outcome)))
+            click.echo(json.dumps(({"stream": stream_key} if stream_key else {}) | _as_json(outcome)))
             return
         words = outcome.status.name.lower().replace("_", " ")
         line = f"frame {outcome.frame_id}  {words}"

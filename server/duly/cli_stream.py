@@ -146,7 +146,7 @@ async def _run(
             async for outcome in opened:
                 if log is not None:
                     log.outcome(outcome)
-                printer.outcome(outcome)
+                printer.outcome(outcome, opened.key_of(outcome.frame_id))
         except BaseException:
             sending.cancel()
             raise

@@ -4,6 +4,7 @@ running server serves, which it tries, and how it comes by new ones.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -166,6 +167,9 @@ def _print_learning(learned: "model_pb2.Learning") -> None:
     )
     if learned.drifts:
         click.echo(f"  drift: {', '.join(f'{each.name} {each.count}x' for each in learned.drifts)}")
+    for drift in learned.last_drifts:
+        seen = datetime.fromtimestamp(drift.seen_unix_nano / 1e9, UTC).isoformat(" ", "seconds")
+        click.echo(f"    {seen}  {drift.signal}, stream {drift.stream}: {drift.text}")
     if learned.attempts:
         click.echo(f"  attempts: {', '.join(f'{each.count} {each.name}' for each in learned.attempts)}")
         click.echo(f"  the last one: {learned.attempt}, {learned.attempt_text}")
@@ -185,10 +189,10 @@ def _print(trial: "model_pb2.Trial") -> None:
             f"  shadow: {trial.frames_compared} frames compared with {trial.name}/{trial.against_version}, agreement "
             f"{trial.agreement:.4f} ({within}); {passed_over}"
         )
-    if trial.canary_frames:
+    if trial.canary_frames or trial.stage == model_pb2.TRIAL_STAGE_CANARY:
         click.echo(
-            f"  canary: {trial.canary_on_time} of {trial.canary_frames} frames on time, of the others "
-            f"{trial.rest_on_time} of {trial.rest_frames}"
+            f"  canary: {trial.canary_on_time} of {trial.canary_frames} frames on time with it, without "
+            f"{trial.rest_on_time} of {trial.rest_frames}, {trial.canary_pairs} pairs"
         )
     if trial.errors:
         click.echo(f"  errors: {trial.errors}")

@@ -256,6 +256,13 @@ class ServerConfig(BaseModel):
         Limit("a frame that is drawn takes the place of another", "duly_samples_written_total"),
     ] = 64
     """How many frames of each stream are kept; frames of calls that are no streams are one stream a principal."""
+    sample_run_frames: Annotated[
+        int,
+        Field(gt=0, le=4096),
+        Limit("the next run of neighbours begins, which may be drawn or not", "duly_samples_written_total"),
+    ] = 64
+    """Of models that keep state, runs of so many neighbours are drawn, as many as sample_frames has room for and at
+    least one: what follows a frame means nothing without it."""
     sample_streams_max: Annotated[
         int,
         Field(gt=0, le=65_536),
@@ -280,7 +287,8 @@ class ServerConfig(BaseModel):
     learn_bytes_max: Annotated[
         int, Field(ge=1 << 20, le=2**50), Limit("the oldest frames are removed", "duly_samples_bytes")
     ] = 2**30
-    """What the frames of one model that learns may take on the disk, half of it those with labels."""
+    """What the frames of one model that learns may take on the disk: five sixteenths of it all of them, as many those
+    with labels, and the rest what the learner copies: old ones, and those of an attempt."""
     learn_age_s_max: Annotated[
         float, Field(gt=0, le=10 * 366 * 86_400, allow_inf_nan=False), Limit("older frames are removed")
     ] = 30 * 86_400.0
@@ -398,6 +406,16 @@ class ServerConfig(BaseModel):
                     f"admin_listen: {self.admin_listen} can be reached from elsewhere, and nothing proves who calls: "
                     "set policy, or use 127.0.0.1 or unix:PATH"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _learns_what_can_be_loaded(self) -> Self:
+        if self.learn is not None and self.manifests in ("signed", "model-signing"):
+            raise ValueError(
+                f"learn: versions that are learnt cannot be signed, as a learner has no key, and manifests is "
+                f"{self.manifests}, so that none of them could be loaded: set manifests to require, for which they get "
+                "a sha256sums, or leave learn away and sign what you make of the frames that sample keeps"
+            )
         return self
 
     @field_validator("payload_bytes_max")

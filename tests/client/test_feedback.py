@@ -50,6 +50,8 @@ def test_many_labels_go_in_several_messages_in_their_order() -> None:
     assert [item.frame_id for request in requests(many) for item in request.items] == list(range(len(many)))
     large = [Feedback(KEY, nth, {"y": np.zeros(BYTES_MAX // 10, np.float32)}) for nth in range(6)]
     assert [len(request.items) for request in requests(large)] == [2, 2, 2]
+    several = [Feedback(KEY, nth, {str(name): 1 for name in range(10)}) for nth in range(1000)]
+    assert [sum(len(item.labels) for item in request.items) for request in requests(several)] == [4090, 4090, 1820]
     assert list(requests([])) == []
 
 

@@ -4,6 +4,7 @@ What differs from the reader's own run is the server's port, and the detector, w
 """
 
 import contextlib
+import json
 import re
 import shlex
 import subprocess
@@ -12,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 
 import duly.cli
@@ -24,7 +26,7 @@ from duly.access.policy import read_policy
 from duly.models.repository import Repository
 from duly.models.toml_text import toml_text
 from duly.models.triton.config_pbtxt import settings_of
-from duly_client import Status
+from duly_client import BlockingClient, Status
 from tests import graphs
 from tests.documents.conftest import LOCAL, run
 from tests.documents.pages import ROOT, Piece, blocks, inline_code
@@ -239,3 +241,22 @@ def test_quick_commands_run(line: Piece, folder: Path) -> None:
     process = run(folder, *words)
     out, errors = process.communicate(timeout=100)
     assert process.returncode == 0, out + errors
+
+
+def test_a_file_of_labels_is_sent_as_the_page_says(folder: Path, address: str) -> None:
+    (line,) = [line.text for line in lines() if line.text.startswith(".venv/bin/duly feedback ")]
+    (example,) = [block.text.splitlines() for block in blocks("csv")]
+    with BlockingClient(address) as client, client.stream("policy", budget_ms=60_000) as stream:
+        numbers = [stream.send(np.zeros((1, 1), np.float32)) for _ in example[1:]]
+        outcomes = [next(stream) for _ in numbers]
+        keys = [stream.key_of(number) for number in numbers]
+    rows = [example[0]]
+    for text, key, number, outcome in zip(example[1:], keys, numbers, outcomes, strict=True):
+        right = json.dumps(outcome.outputs["actions"].tolist())
+        row = text.replace("[[0.5]]", right)  # as many actions as the model gives
+        rows.append(re.sub(r"^[^,]*,[0-9]+", f"{key},{number}", row))
+    (folder / "labels.csv").write_text("\n".join(rows))
+    words = shlex.split(line.removeprefix(".venv/bin/"), comments=True)
+    process = run(folder, *words, "--server", address)
+    out, errors = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "2 lines: 2 joined\n"), errors

@@ -14,6 +14,7 @@ from duly.energy.watch import EnergyWatch
 from duly.runtime import samplers
 from duly.v1 import server_pb2, server_pb2_grpc
 from tests.e2e.serving import serving
+from tests.e2e.waiting import until
 from tests.energy.powercap import server_of_two_sockets
 
 
@@ -34,11 +35,16 @@ async def test_joules_are_told_over_the_wire_and_to_prometheus(
             return {each.device: each.joules for each in statistics.energy}
 
         devices = {"package-0", "package-1", "dram-0", "dram-1", "psys"}
-        while await told() != dict.fromkeys(devices, 0.0):
-            await asyncio.sleep(0.01)
+
+        async def begun() -> bool:
+            return await told() == dict.fromkeys(devices, 0.0)
+
+        async def counted() -> bool:
+            return (await told())["package-1"] == 1.5
+
+        await until(begun, "the counters were read once")
         powercap.count("intel-rapl:1", 2_000_000 + 1_500_000)
-        while (await told())["package-1"] != 1.5:
-            await asyncio.sleep(0.01)
+        await until(counted, "1.5 J more were read")
         with await asyncio.to_thread(urllib.request.urlopen, f"http://{app.metrics_address}/metrics") as answer:
             text = answer.read().decode()
     assert 'duly_energy_joules_total{device="package-1"} 1.5' in text

@@ -1,9 +1,7 @@
 """A server that learns: real frames, labels, workers and learner; nobody does anything by hand."""
 
-import asyncio
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from duly.runtime import learning
 from duly_client import Client
 from tests import graphs
 from tests.e2e.serving import serving
+from tests.e2e.waiting import until
 from tests.learn.concepts import FRAUD, INTRUSION, Concepts
 from tests.learn.learner.made import TOML, put_model
 from tests.learn.shifting import run, told
@@ -26,11 +25,6 @@ def store(tmp_path: Path) -> Path:
     folder = tmp_path / "store"
     folder.mkdir()
     return folder
-
-
-async def until(there: Callable[[], object]) -> None:
-    while not there():
-        await asyncio.sleep(0.02)
 
 
 def learner_pid(app: App) -> int:
@@ -81,18 +75,18 @@ async def test_a_learner_that_is_killed_is_started_again_and_frames_go_on(tmp_pa
     models = tmp_path / "models"
     put_model(models, FRAUD)
     async with serving(models, learn=store) as app, Client(app.address) as client:
-        await until(lambda: app.learning.models.get("fraud"))
+        await until(lambda: app.learning.models.get("fraud"), "the learner has told of the model")
         for life in range(2):
             pid = learner_pid(app)
             assert pid
-            await until(lambda pid=pid: os.sched_getscheduler(pid) == os.SCHED_IDLE)
+            await until(lambda pid=pid: os.sched_getscheduler(pid) == os.SCHED_IDLE, "it has stepped back")
             os.kill(pid, signal.SIGKILL)
             async with client.stream("fraud", budget_ms=30_000) as stream:
                 for _ in range(5):
                     await stream.send(np.zeros(7, np.float32))
                     assert (await anext(stream)).ok
-            await until(lambda life=life: app.learning.restarts > life)
-            await until(lambda pid=pid: learner_pid(app) not in (0, pid))
+            await until(lambda life=life: app.learning.restarts > life, "its end is seen")
+            await until(lambda pid=pid: learner_pid(app) not in (0, pid), "another one runs")
         last = learner_pid(app)
     with pytest.raises(ProcessLookupError):
         os.kill(last, 0)

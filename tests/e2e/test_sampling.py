@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from duly.v1 import inference_pb2
 from duly_client import Client, Feedback, FeedbackResult, FeedbackStatus, InvalidRequest, ServerUnavailable
 from tests import graphs
 from tests.e2e.serving import serving
+from tests.e2e.waiting import until
 
 JOINED, UNKNOWN, INVALID = FeedbackStatus.JOINED, FeedbackStatus.UNKNOWN_FRAME, FeedbackStatus.INVALID
 
@@ -35,12 +35,6 @@ def writer_pid(app: App) -> int:
             if b"duly.sampling.main" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 return int(pid)
     return 0
-
-
-async def until(there: Callable[[], object]) -> None:
-    """Waits until something is so."""
-    while not there():
-        await asyncio.sleep(0.01)
 
 
 async def written(app: App, frames: int, model: str = "double") -> None:

@@ -21,11 +21,13 @@ from duly.app import App
 from duly.telemetry import configure_logging
 from duly_client import Client, Feedback, Status
 from tests.e2e.serving import serving
+from tests.e2e.waiting import until
 from tests.learn.concepts import FRAUD, INTRUSION, Concepts
 from tests.learn.learner.made import TOML, put_model
 
 LATER_FRAMES = 40
 """Labels come so many frames later."""
+ATTEMPT_SECONDS_MAX = 300.0
 SETTLED = 300
 """Accuracy is that of so many frames: the last before a shift, the first after it."""
 
@@ -152,24 +154,20 @@ async def run(
 async def _has_taken(app: App, watch: Watch, labels: int) -> None:
     """Waits until the learner knows so many labels, has tried what was due, and what it published serves."""
     name = watch._name
-    for calm in range(2):  # an attempt may begin at the learner's next look
-        while True:
-            learned = app.learning.models.get(name)
-            active = app.catalogue.active(name)
-            newest = learned.published if learned is not None else ""
-            if learned is not None and learned.phase == "on trial":
-                return  # which frames have to go on for
-            if (
-                watch.labels >= labels
-                and learned is not None
-                and learned.phase == "watching"
-                and active is not None
-                and (not newest or int(active.version.version) >= int(newest))
-            ):
-                break
-            await asyncio.sleep(0.05)
-        if not calm:
-            await asyncio.sleep(0.7)  # longer than the learner's pause between two looks
+
+    def has() -> bool:
+        learned, active = app.learning.models.get(name), app.catalogue.active(name)
+        if learned is not None and learned.phase == "on trial":
+            return True  # which frames have to go on for
+        return (
+            watch.labels >= labels
+            and learned is not None
+            and learned.phase == "watching"
+            and active is not None
+            and (not learned.published or int(active.version.version) >= int(learned.published))
+        )
+
+    await until(has, f"the learner has taken {labels} labels and tried what was due", ATTEMPT_SECONDS_MAX)
 
 
 def told(concepts: Concepts, report: Report) -> str:

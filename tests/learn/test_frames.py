@@ -1,5 +1,6 @@
 """Where frames come from, and how they are divided."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,14 @@ import pytest
 
 from duly.models.spec import Signature, TensorSpec
 from duly.sampling.files import write
+from duly.sampling.runs import State
 from duly.sampling.sample import Form, Labelled, Sample
 from duly_learn.errors import LearnError
+from duly_learn.frames import places
 from duly_learn.frames.frame import Encoded, LearnFrame
 from duly_learn.frames.places import NoFrames, frames_from
-from duly_learn.frames.split import split
+from duly_learn.frames.runs import WARM_UP_FRAMES, judging, split_runs
+from duly_learn.frames.split import NEIGHBOURS_MAX, NEIGHBOURS_NS, neighbours, split
 
 
 def signature(*inputs: dict[str, Any], stateful: bool = False) -> Signature:
@@ -45,14 +49,23 @@ def test_a_file_of_several_inputs_holds_a_frame_in_each_row(tmp_path: Path) -> N
     assert [int(np.asarray(frame.inputs["b"])) for frame in frames] == [7, 8, 9]
 
 
-def kept(root: Path, frame_id: int, when: int, label: float | None) -> None:
+def kept(
+    root: Path,
+    frame_id: int,
+    when: int,
+    label: float | None,
+    model: str = "m",
+    guards: tuple[str, ...] = (),
+    state: State | None = None,
+) -> None:
     """Writes a frame as a server keeps it."""
     arrays = {"input.image": np.frombuffer(JPEG, np.uint8), "output.y": np.float32([1])}
-    form = Form("m", "1", {"input.image": "UINT8", "output.y": "FP32"}, {"y": (1,)})
+    form = Form(model, "1", {"input.image": "UINT8", "output.y": "FP32"}, {"y": (1,)})
     kept = Sample(form, "default", "camera-1", frame_id, when, 0, "ON_TIME", "", arrays, {"input.image": "JPEG"})
+    kept = replace(kept, guards=guards, state=state)
     if label is not None:
         kept = kept.with_labels({"y": np.float32([label])}, {"y": "FP32"}, Labelled(when + 5, "somebody"))
-    path = root / f"m/samples/g/{frame_id:06}.npz"
+    path = root / f"{model}/samples/g/{frame_id:06}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, [kept], segment=False)
 
@@ -76,6 +89,63 @@ def test_samples_of_another_model_are_named(tmp_path: Path) -> None:
     kept(tmp_path, 0, 20, None)
     with pytest.raises(NoFrames, match="frame 0 of camera-1 lacks the input x; it has image"):
         frames_from([tmp_path], NUMBERS, 10, 0)
+
+
+def test_frames_of_other_models_and_flagged_ones_are_passed_over_and_counted(tmp_path: Path) -> None:
+    for nth in range(3):
+        kept(tmp_path, nth, nth + 1, None)
+    kept(tmp_path, 3, 9, None, guards=("blank",))
+    kept(tmp_path, 4, 10, None, "other")
+    told: list[str] = []
+    assert [frame.when_ns for frame in frames_from([tmp_path], PICTURES, 10, 0, "", told.append, "m")] == [1, 2, 3]
+    assert told == [
+        f"{tmp_path}: 1 frames of other models (other) are passed over",
+        f"{tmp_path}: 1 frames on which a guard has found something are passed over",
+    ]
+    assert len(frames_from([tmp_path], PICTURES, 10, 0, model="m", flagged=True)) == 4
+
+
+def test_a_model_that_remembers_takes_frames_in_a_row_alone(tmp_path: Path) -> None:
+    stateful = PICTURES.model_copy(update={"stateful": True})
+    for nth in range(20):
+        kept(tmp_path, 3 * nth, nth + 1, None)
+    with pytest.raises(NoFrames, match="20 frames are passed over as too few in a row with them were kept"):
+        frames_from([tmp_path], stateful, 100, 0)
+    for nth in [*range(200, 240), *range(300, 333), *range(400, 432)]:
+        kept(tmp_path, nth, nth, None)
+    frames = frames_from([tmp_path], stateful, 100, 0)
+    assert [frame.when_ns for frame in frames] == [*range(200, 240), *range(300, 333)]
+    assert len({frame.stream for frame in frames}) == 2, "between runs the state begins anew"
+    assert [frame.when_ns for frame in frames if not frame.warms_up] == [*range(232, 240), 332]
+
+
+def test_what_a_state_had_seen_tells_which_frames_follow_one_another(tmp_path: Path) -> None:
+    stateful = PICTURES.model_copy(update={"stateful": True})
+
+    def run(begun: int, ages: range, ids: list[int]) -> None:
+        for age, frame_id in zip(ages, ids, strict=True):
+            kept(tmp_path, frame_id, frame_id, None, state=State(begun, age))
+
+    run(5, range(3), [5, 9, 10])  # the stream's first frames: those between came to nothing
+    run(50, range(2), [50, 51])  # after a reset
+    run(50, range(4, 38), [*range(54, 88)])
+    run(200, range(38, 71), [*range(238, 271)])  # would go on by its ids, if there were no other state
+    run(200, range(72, 80), [*range(271, 279)])  # one that came between is not there, though its id is not missing
+    frames = frames_from([tmp_path], stateful, 1000, 0)
+    assert [frame.when_ns for frame in frames if not frame.warms_up] == [5, 9, 10, 50, 51, 86, 87, 270]
+    assert {frame.stream for frame in frames} == {f"camera-1:{nth}" for nth in range(1, 5)}
+    told: list[str] = []
+    frames_from([tmp_path], stateful, 1000, 0, told=told.append)
+    assert len(told) == 1
+    assert "8 frames are passed over as too few in a row" in told[0]
+
+
+def test_no_more_bytes_are_kept_than_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "BYTES_MAX", 160)
+    np.save(tmp_path / "x.npy", np.arange(400, dtype=np.float32).reshape(100, 4))
+    assert len(frames_from([tmp_path / "x.npy"], NUMBERS, 10, 0)) == 10
+    with pytest.raises(LearnError, match="the first 11 frames take 176 bytes"):
+        frames_from([tmp_path / "x.npy"], NUMBERS, 100, 0)
 
 
 def test_pictures_of_a_folder_come_as_they_are_encoded(tmp_path: Path) -> None:
@@ -152,7 +222,7 @@ def test_each_frame_is_on_one_side_and_in_its_order() -> None:
     frames = made(100, streams=2)
     fit, judged = split(frames, 0.3, seed=1)
     assert len(judged) == pytest.approx(60, abs=10)
-    assert sorted(map(id, fit + judged)) == sorted(map(id, frames))
+    assert len({*map(id, fit), *map(id, judged)}) == len(fit) + len(judged) > 150
     assert fit == [frame for frame in frames if any(frame is other for other in fit)]
 
 
@@ -182,3 +252,73 @@ def test_neither_side_is_ever_empty(count: int, held_out: float) -> None:
 def test_one_frame_cannot_be_divided() -> None:
     with pytest.raises(LearnError, match="at least two are needed"):
         split(made(1), 0.3, 0)
+
+
+def test_frames_of_a_stream_that_are_close_are_neighbours() -> None:
+    def at(*times_s: float) -> list[int]:
+        return neighbours([LearnFrame({}, "s", round(s * NEIGHBOURS_NS)) for s in times_s])
+
+    assert at(0, 0.4, 0.8, 1.2, 5) == [0, 0, 0, 1, 2]
+    assert at(0.8, 5, 0) == [0, 1, 0]
+    assert len(set(at(0, 0, 0, 0))) == 4, "samples without a time"
+    assert neighbours([LearnFrame({}, name, 5) for name in ("a", "b")]) == [0, 1]
+    assert max(neighbours(made(100))) + 1 == 100 / NEIGHBOURS_MAX
+
+
+def test_no_twin_of_a_held_out_frame_is_fitted_to() -> None:
+    frames = [LearnFrame({}, "s", nth * NEIGHBOURS_NS // 10) for nth in range(1000)]
+    for seed in range(5):
+        fit, judged = split(frames, 0.3, seed)
+        times = np.array([frame.when_ns for frame in judged])
+        assert min(np.abs(times - frame.when_ns).min() for frame in fit) > NEIGHBOURS_NS
+        assert len(fit) >= 600
+    far = [LearnFrame({}, "s", nth * 2 * NEIGHBOURS_NS) for nth in range(100)]
+    assert sum(map(len, split(far, 0.3, 0))) == 100, "what is far apart has no twins"
+    unknown = [LearnFrame({}, "s", 0)] * 100
+    assert sum(map(len, split(unknown, 0.3, 0))) == 100
+
+
+def runs(*lengths: int) -> list[LearnFrame]:
+    """Streams of so many frames each, as they came, one after the other in time."""
+    return [
+        LearnFrame({"x": np.float32([index])}, f"s{stream}", stream * 1000 * NEIGHBOURS_NS + index)
+        for stream, length in enumerate(lengths)
+        for index in range(length)
+    ]
+
+
+def check_runs(frames: list[LearnFrame], side: list[LearnFrame]) -> None:
+    """Each stream of a side follows one another in what was given, and warms up unless it begins there."""
+    places = {frame.when_ns: index for index, frame in enumerate(frames)}
+    beginnings = {frame.stream: frame.when_ns for frame in reversed(frames)}
+    for stream in {frame.stream for frame in side}:
+        run = [frame for frame in side if frame.stream == stream]
+        first = places[run[0].when_ns]
+        assert [places[frame.when_ns] for frame in run] == [*range(first, first + len(run))]
+        begins = run[0].when_ns in beginnings.values()
+        warm_up = 0 if begins else min(WARM_UP_FRAMES, len(run) // 2)
+        assert [frame.warms_up for frame in run] == [nth < warm_up for nth in range(len(run))]
+
+
+@pytest.mark.parametrize("lengths", [(2,), (40,), (5, 3), (64,) * 12, (1000,), (300, 64, 2)])
+@pytest.mark.parametrize("held_out", [0.05, 0.3, 0.9])
+def test_of_a_model_that_keeps_state_both_sides_are_runs(lengths: tuple[int, ...], held_out: float) -> None:
+    frames = runs(*lengths)
+    for seed in range(10):
+        fit, judged = split_runs(frames, held_out, seed)
+        assert fit
+        assert judging(judged)
+        check_runs(frames, fit)
+        check_runs(frames, judged)
+        assert not {frame.when_ns for frame in fit} & {frame.when_ns for frame in judged}
+    assert [each.when_ns for each in split_runs(frames, held_out, 3)[1]] == [
+        each.when_ns for each in split_runs(frames, held_out, 3)[1]
+    ]
+
+
+def test_runs_of_samples_stay_whole() -> None:
+    frames = runs(*[64] * 10)
+    fit, judged = split_runs(frames, 0.3, 1)
+    assert (len(fit), len(judged), judging(judged)) == (448, 192, 192)
+    with pytest.raises(LearnError, match="at least two are needed"):
+        split_runs(frames[:1], 0.3, 0)

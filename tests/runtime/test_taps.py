@@ -6,6 +6,7 @@ from typing import NamedTuple
 from structlog.testing import capture_logs
 
 from duly.core.types import OutcomeStatus
+from duly.runtime.delivery import TAP_FAILURES_MAX
 from duly.runtime.held_frames import HeldFrame, InputData
 from duly.runtime.outcome import BatchRun, Output
 from tests.streams.bench import MS, Bench, statuses, written
@@ -74,15 +75,39 @@ async def test_a_tap_sees_late_results_and_nothing_of_streams_that_have_closed()
     assert [seen.frame_id for seen in tap.seen] == [1]
 
 
-async def test_a_tap_that_raises_is_let_go_and_costs_no_outcome() -> None:
+async def test_a_tap_that_raises_costs_no_outcome_and_sees_the_next_frame() -> None:
+    bench = Bench()
+    broken, sound = Tap(bench), Tap(bench)
+    stream = bench.open()
+    outcomes: dict[int, OutcomeStatus] = {}
+    frames = range(1, 3 * TAP_FAILURES_MAX + 1)
+    with capture_logs() as logs:
+        for frame_id in frames:
+            broken.raises = frame_id % TAP_FAILURES_MAX != 0
+            bench.send(stream, frame_id)
+            bench.end_batch()
+            outcomes |= statuses(await written(stream))
+    assert outcomes == dict.fromkeys(frames, ON_TIME)
+    assert [seen.frame_id for seen in sound.seen] == list(frames)
+    assert [seen.frame_id for seen in broken.seen] == list(frames[TAP_FAILURES_MAX - 1 :: TAP_FAILURES_MAX])
+    assert [line["frames"] for line in logs] == [1, 2, 4, 8, 16, 32], "45 failures fill no log"
+    assert bench.driver.has_tap(broken.take)
+
+
+async def test_a_tap_that_raises_again_and_again_is_let_go() -> None:
     bench = Bench()
     broken, sound = Tap(bench), Tap(bench)
     broken.raises = True
     stream = bench.open()
     with capture_logs() as logs:
-        for frame_id in (1, 2, 3):
+        for frame_id in range(1, TAP_FAILURES_MAX + 3):
             bench.send(stream, frame_id)
             bench.end_batch()
-    assert statuses(await written(stream)) == {1: ON_TIME, 2: ON_TIME, 3: ON_TIME}
-    assert [seen.frame_id for seen in sound.seen] == [1, 2, 3]
-    assert [line["event"] for line in logs] == ["what looks at frames failed, it sees no more"]
+    assert len(sound.seen) == TAP_FAILURES_MAX + 2
+    assert not bench.driver.has_tap(broken.take)
+    assert bench.driver.has_tap(sound.take)
+    assert logs[-1]["event"] == "what looks at frames failed again and again, it sees no more"
+    bench.driver.add_tap(broken.take)
+    bench.send(stream, 100)
+    bench.end_batch()
+    assert bench.driver.has_tap(broken.take), "it begins anew"

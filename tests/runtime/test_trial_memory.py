@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from duly.models.repository import ModelVersion
 from duly.models.spec import ModelConfig
 from duly.models.trial import Trial
-from duly.runtime.trial_memory import ENDED_MAX, FILE, FILE_BYTES_MAX, TrialMemory
+from duly.runtime.trial_memory import ENDED_MAX, FILE, FILE_BYTES_MAX, StateInUse, TrialMemory
 from duly.trials.trial import Stage
 
 
@@ -108,6 +108,16 @@ async def test_a_file_that_makes_no_sense_is_told_and_counts_as_none(tmp_path: P
     memory.activated("m", "1")
     await memory.close()
     assert json.loads((tmp_path / FILE).read_text())["active"] == {"m": "1"}
+
+
+async def test_a_folder_is_kept_from_other_servers_until_the_end(tmp_path: Path) -> None:
+    memory, other = TrialMemory(tmp_path), TrialMemory(tmp_path)
+    memory.keep()
+    with pytest.raises(StateInUse, match="another server remembers in this folder"):
+        other.keep()
+    await memory.close()
+    other.keep()
+    await other.close()
 
 
 async def test_a_disk_that_takes_nothing_is_told_and_harms_nobody(tmp_path: Path) -> None:

@@ -26,17 +26,18 @@ GIB = 1 << 30
 
 
 class Bench:
-    def __init__(self, folder: Path) -> None:
-        settings = WriterSettings("auto", str(folder), DrawnLimits(GIB, 100), str(folder), StoreLimits(GIB, 1e6))
-        self.link = WriterLink(settings)
+    def __init__(self, folder: Path, groups_max: int = 100) -> None:
+        drawn, store = DrawnLimits(GIB, groups_max), StoreLimits(GIB, 1e6)
+        self.living: dict[str, list[str]] = {}
+        self.link = WriterLink(WriterSettings("auto", str(folder), drawn, str(folder), store), lambda: self.living)
         self.sent = 0
 
-    def keep(self, frame_id: int) -> None:
+    def keep(self, frame_id: int, group: str = "s-1") -> None:
         """Hands over a frame that is to be kept in both places."""
         kept = sample(frame_id)
         tensors = [(name, list(array.shape), array.nbytes) for name, array in kept.arrays.items()]
         body = {"form": form_meta(kept.form), "frame": frame_meta(kept), "tensors": tensors, "store": True}
-        body |= {"group": "s-1", "place": frame_id}
+        body |= {"group": group, "place": frame_id}
         data = [array.tobytes() for array in kept.arrays.values()]
         size_bytes = sum(map(len, data))
         self.link.send(wire.encoded(wire.FRAME, body, size_bytes), data, size_bytes, 2)
@@ -45,7 +46,7 @@ class Bench:
     def label(self, frame_id: int, number: int) -> "asyncio.Future[list[tuple[Joined, str]]] | None":
         item = {"stream": "s-1", "frame_id": frame_id, "weight": 1.0, "source": "", "sizes": [8]}
         item["tensors"] = [("label", "INT64", [])]
-        body = {"principal": "somebody", "any_stream": False, "models": ["*"], "items": [item]}
+        body = {"principal": "somebody", "any_stream": False, "models": ["*"], "names": {}, "items": [item]}
         return self.link.ask(body, [number.to_bytes(8, "little")], 8)
 
     @property
@@ -62,8 +63,8 @@ class Bench:
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[Bench]:
-    bench = Bench(folder)
+async def running(folder: Path, groups_max: int = 100) -> AsyncIterator[Bench]:
+    bench = Bench(folder, groups_max)
     task = watch_over("writer", bench.link.run)
     try:
         yield bench
@@ -185,6 +186,9 @@ async def test_a_queue_that_is_full_drops_and_counts(tmp_path: Path, monkeypatch
         assert most <= 20_000
         assert bench.link.counts.dropped["queue_full"] > 1000
         assert bench.label(1, 1) is None or bench.link._queued_bytes <= 20_000
+        bench.link._queued_bytes += 20_000
+        assert not bench.link.tell_ended("m", "s-1"), "it is to be told again"
+        bench.link._queued_bytes -= 20_000
         os.kill(bench.pid, signal.SIGCONT)
         await until(lambda: bench.accounted == bench.sent)
     assert 0 < len(list(read(tmp_path))) < 2000
@@ -208,4 +212,24 @@ async def test_frames_before_the_process_is_there_are_counted(tmp_path: Path) ->
     bench.keep(1)
     assert bench.link.counts.dropped == {"writer_down": 2}
     assert bench.label(1, 1) is None
-    bench.link.tell(wire.ENDED, {})
+    assert bench.link.tell_ended("m", "s-1"), "nobody has to hear it"
+
+
+async def test_a_new_process_removes_samples_of_no_stream_that_goes_on(tmp_path: Path, quick: None) -> None:
+    async with running(tmp_path, groups_max=3) as bench:
+        await until(lambda: bench.link.is_there)
+        for nth, group in enumerate(("r-1", "r-2", "r-3")):
+            bench.keep(nth, group)
+        await until(lambda: bench.accounted == bench.sent)
+        bench.living = {"m": ["r-1", "r-3"], "other": ["r-2"]}  # the end of r-2 was told to the one that is killed now
+        os.kill(bench.pid, signal.SIGKILL)
+        await until(lambda: bench.link.counts.restarts and bench.link.is_there)
+        for nth, group in enumerate(("r-4", "r-5"), 3):
+            bench.keep(nth, group)
+        await until(lambda: bench.accounted == bench.sent)
+        assert bench.link.counts.dropped["full"] == 1, "all three go on"
+        assert bench.link.tell_ended("m", "r-1")
+        bench.keep(5, "r-5")
+        await until(lambda: bench.accounted == bench.sent)
+        assert bench.link.counts.dropped["full"] == 1
+    assert sorted(path.name for path in (tmp_path / "m" / "samples").iterdir()) == ["r-3", "r-4", "r-5"]

@@ -56,14 +56,14 @@ def test_numbers_that_are_too_small_end_in_no_error() -> None:
 
 
 def test_a_group_that_may_go_gives_way_the_oldest_first_and_no_other() -> None:
-    reservoirs = Reservoirs(2, 4, Random(1))
-    assert (reservoirs.of("a").offer(), reservoirs.of("b").offer()) == (0, 0)
+    reservoirs = Reservoirs(2, Random(1))
+    assert (reservoirs.of("a", 4).offer(), reservoirs.of("b", 4).offer()) == (0, 0)
     with pytest.raises(NoPlace):
-        reservoirs.of("c")
+        reservoirs.of("c", 4)
     reservoirs.may_go("b")
     reservoirs.may_go("a")
     reservoirs.may_go("unknown")
-    assert reservoirs.of("c").offer() == 0
-    assert reservoirs.of("a").offer() == 1, "it is still there"
-    assert reservoirs.of("b").offer() == 0, "it begins anew, in place of a"
+    assert reservoirs.of("c", 4).offer() == 0
+    assert reservoirs.of("a", 4).offer() == 1, "it is still there"
+    assert reservoirs.of("b", 4).offer() == 0, "it begins anew, in place of a"
     assert len(reservoirs) == 2

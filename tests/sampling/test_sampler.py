@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from duly.core.types import FusionWait, OutcomeStatus
+from duly.core.types import FusionWait, GapPolicy, OutcomeStatus
 from duly.metrics import SamplingCounts
 from duly.models.spec import Signature, TensorSpec
 from duly.runtime.held_frames import InputData
 from duly.runtime.shared_memory import ClientMemory, SharedData
 from duly.sampling import wire
+from duly.sampling.runs import State
 from duly.sampling.sample import Sample, form_of, sample_of
 from duly.sampling.sampler import FRAME_BYTES_MAX, Drawing, Learned, Sampler
 from duly.streams.fusion import FusionGroups
@@ -22,7 +23,7 @@ from duly.streams.terms import FusionAsked, StreamRequest
 from duly.worker.channel import ENCODINGS, ROW
 from tests.streams.bench import MS, Bench, statuses, written
 
-DRAWING = Drawing(("*",), 4, 3, 1)
+DRAWING = Drawing(("*",), 4, 3, 2, 1)
 
 
 class Writer:
@@ -30,7 +31,8 @@ class Writer:
 
     def __init__(self) -> None:
         self.counts = SamplingCounts()
-        self.told: list[dict[str, Any]] = []
+        self.told: list[tuple[str, str]] = []
+        self.has_room = True
         self.kept: list[tuple[Sample, dict[str, Any]]] = []
 
     def send(self, head: bytes, data: Sequence[wire.Buffer], size_bytes: int, places: int) -> None:
@@ -50,9 +52,10 @@ class Writer:
         }
         self.kept.append((sample_of(form, body["frame"], arrays), body))
 
-    def tell(self, kind: int, body: dict[str, Any]) -> None:
-        assert kind == wire.ENDED
-        self.told.append(body)
+    def tell_ended(self, model: str, group: str) -> bool:
+        if self.has_room:
+            self.told.append((model, group))
+        return self.has_room
 
     @property
     def frames(self) -> list[int]:
@@ -60,8 +63,10 @@ class Writer:
 
 
 class Rig:
-    def __init__(self, drawing: Drawing | None = DRAWING, learned: Learned | None = None) -> None:
-        self.bench = Bench()
+    def __init__(
+        self, drawing: Drawing | None = DRAWING, learned: Learned | None = None, stateful: bool = False
+    ) -> None:
+        self.bench = Bench(stateful=stateful)
         self.writer = Writer()
         driver = self.bench.driver
         learns = None if learned is None else lambda model: learned
@@ -108,10 +113,29 @@ async def test_streams_beyond_the_most_are_sampled_once_others_have_closed(rig: 
     assert rig.writer.told == []
     streams[1].close()
     rig.sampler.look()
-    assert [told["group"] for told in rig.writer.told] == [rig.sampler.key_of(streams[1])]
+    assert rig.writer.told == [("m", rig.sampler.key_of(streams[1]))]
     rig.run(streams[4], 2, 3)
     assert len(rig.writer.kept) == 6
     assert len(rig.sampler._streams) <= 4
+
+
+async def test_the_end_of_a_stream_is_told_once_there_is_room_for_it(rig: Rig) -> None:
+    streams = [rig.bench.open() for _ in range(2)]
+    for stream in streams:
+        rig.run(stream, 1)
+    keys = [rig.sampler.key_of(stream) for stream in streams]
+    assert rig.sampler.living() == {"m": set(keys)}
+    streams[0].close()
+    assert rig.sampler.living() == {"m": {keys[1]}}
+    rig.writer.has_room = False
+    rig.sampler.look()
+    rig.sampler.look()
+    assert rig.writer.told == []
+    rig.writer.has_room = True
+    rig.sampler.look()
+    rig.sampler.look()
+    assert rig.writer.told == [("m", keys[0])]
+    assert rig.sampler.living() == {"m": {keys[1]}}
 
 
 async def test_calls_that_are_no_streams_share_a_group_and_have_keys_of_their_own(rig: Rig) -> None:
@@ -192,6 +216,19 @@ async def test_what_is_read_beside_the_lanes_or_too_large_is_counted_and_not_kep
     assert kept.form.datatypes["input.x"] == "UINT8"
 
 
+async def test_a_frame_that_cannot_be_looked_at_is_counted_and_the_next_one_is_kept(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = rig.bench.open()
+    rig.run(stream, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(rig.writer, "send", None)
+        rig.run(stream, 2)
+    rig.run(stream, 3)
+    assert rig.writer.frames == [1, 3]
+    assert rig.writer.counts.dropped == {"fault": 1}
+
+
 async def test_a_joint_frame_is_kept_once_under_the_keys_of_all_its_pieces(rig: Rig) -> None:
     def spec(name: str) -> TensorSpec:
         return TensorSpec(name=name, datatype="UINT8", shape=(1,), bytes_max=1)
@@ -215,6 +252,35 @@ async def test_a_joint_frame_is_kept_once_under_the_keys_of_all_its_pieces(rig: 
     assert kept.keys == ((rig.sampler.key_of(streams[0]), 7), (rig.sampler.key_of(streams[1]), 3))
     assert {name: array.tolist() for name, array in kept.inputs.items()} == {"left": [7], "right": [3]}
     assert body["group"] == rig.sampler.key_of(streams[0])
+
+
+async def test_of_a_model_that_keeps_state_runs_are_kept_with_what_the_state_had_seen() -> None:
+    rig = Rig(learned=Learned(1000.0, "label"), stateful=True)
+    stream = rig.bench.open(gap_policy=GapPolicy.RESET)
+    rig.run(stream, 4, 6, 7)
+    rig.bench.send(stream, 8)
+    rig.bench.lane.end(rig.bench.driver, failed={0: "it is broken"})  # the state begins anew with the next frame
+    rig.run(stream, 9, 10, 11, 12)
+    states = {4: (4, 0), 6: (4, 1), 7: (4, 2), 9: (9, 0), 10: (9, 1), 11: (9, 2), 12: (9, 3)}
+    assert {kept.frame_id: kept.state for kept, _ in rig.writer.kept} == states
+    places = {kept.frame_id: body["place"] for kept, body in rig.writer.kept if "place" in body}
+    assert (places[4], places[6]) == (0, 1)
+    assert all(place == states[frame_id][1] % 2 for frame_id, place in places.items()), "one run, as there is room for"
+    rig.sampler.look()
+    assert len(rig.sampler._states) == 1
+    stream.close()
+    rig.sampler.look()
+    assert len(rig.sampler._states) == 0
+
+
+async def test_single_frames_of_a_model_that_keeps_state_begin_one_each() -> None:
+    rig = Rig(stateful=True)
+    for _ in range(3):
+        stream = rig.bench.open(single=True)
+        rig.run(stream, 1)
+        stream.close()
+    assert [(kept.state, body["place"]) for kept, body in rig.writer.kept] == [(State(1, 0), nth) for nth in range(3)]
+    assert len(rig.sampler._states) == 0
 
 
 def _member(rig: Rig, asked: FusionAsked, groups: FusionGroups) -> Stream:
@@ -260,7 +326,7 @@ async def test_the_law_holds_and_outcomes_are_the_same_with_sampling_and_without
             assert sorted(outcomes[nth]) == sent[nth]
         assert rig.bench.driver.held.bytes == 0
         assert len(rig.sampler._streams) <= 4
-        assert rig.bench.driver._delivery.taps == [rig.sampler.take], "it never failed"
+        assert not rig.writer.counts.dropped["fault"]
         assert bool(rig.writer.kept) == (drawing is not None)
         assert all(np.all(kept.inputs["x"] == 0) for kept, _ in rig.writer.kept)
         ends.append(outcomes)

@@ -14,6 +14,7 @@ import pytest
 
 from duly.sampling import wire
 from duly.sampling.feedback import ITEMS_MAX, LABELS_A_MESSAGE_MAX, TEXT_BYTES_MAX
+from duly.sampling.host import NAMES_BYTES_MAX
 from duly.sampling.limits import SEGMENT_FRAMES_MAX, DrawnLimits, StoreLimits, WriterSettings
 from duly.sampling.sample import Form, Sample, form_meta, frame_meta
 from duly.sampling.segments import ModelStore
@@ -42,10 +43,10 @@ class Desk:
         self.heard: list[tuple[int, dict[str, Any]]] = []
         self.begin()
 
-    def begin(self) -> None:
-        """As after a start of the process."""
+    def begin(self, **living: list[str]) -> None:
+        """As after a start of the process. `living`: the groups whose streams go on, by model."""
         say = lambda kind, body: self.heard.append((kind, body))  # noqa: E731
-        self.writing = Writing(self.settings, say, self.now_s, self.unix_s)
+        self.writing = Writing(self.settings, say, self.now_s, self.unix_s, living)
 
     def pass_s(self, seconds: float) -> None:
         self.now_s += seconds
@@ -87,7 +88,8 @@ class Desk:
             }
             for stream, frame_id, _ in items
         ]
-        body = {"call": 7, "principal": principal, "any_stream": False, "models": ["*"], "items": told} | more
+        body = {"call": 7, "principal": principal, "any_stream": False, "models": ["*"], "names": {}}
+        body |= {"items": told} | more
         self.tell(wire.LABELS, body, b"".join(number.to_bytes(8, "little") for *_, number in items))
 
     def answers(self) -> list[Joined]:
@@ -139,6 +141,39 @@ def test_a_group_that_goes_on_after_a_restart_is_not_taken_for_one_that_ended(tm
     assert [each.frame_id for each in read(tmp_path)] == [1, 2]
 
 
+def test_a_group_that_goes_on_lives_after_a_restart_though_nothing_more_is_drawn_for_it(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, drawn_limits=DrawnLimits(MIB, 2))
+    for nth, group in enumerate(("a-1", "a-2")):
+        desk.keep(sample(nth, stream=group), group, 0)
+    desk.begin(m=["a-1"])
+    for nth, group in enumerate(("b-1", "b-2"), 2):
+        desk.keep(sample(nth, stream=group), group, 0)
+    assert {each.stream for each in read(tmp_path)} == {"a-1", "b-1"}
+    desk.tell(wire.ENDED, {"model": "m", "group": "a-1"})
+    desk.keep(sample(4, stream="b-2"), "b-2", 0)
+    assert {each.stream for each in read(tmp_path)} == {"b-1", "b-2"}
+    desk.settings = WriterSettings("off", str(tmp_path), DrawnLimits(4096, 2), "", STORE)
+    desk.begin(m=["b-1", "b-2"])  # too many bytes, all of streams that go on
+    assert {each.stream for each in read(tmp_path)} == {"b-1", "b-2"}
+
+
+def test_labels_take_no_more_than_samples_may(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, drawn_limits=DrawnLimits(8192, 4))
+    for nth in range(2):
+        desk.keep(sample(nth), "s-1", nth)
+    desk.label(("s-1", 0, 1))
+    assert desk.answers() == [Joined.JOINED], "it fits into the block that the frame has"
+    wide = Form("m", "1", {"input.x": "FP32", "output.y": "FP32"}, {"y": (-1,)})
+    desk.keep(sample(1, form=wide), "s-1", 1)
+    item = {"stream": "s-1", "frame_id": 1, "tensors": [("y", "FP32", [3000])], "sizes": [12_000]}
+    item |= {"weight": 1.0, "source": ""}
+    body = {"call": 7, "principal": "somebody", "any_stream": False, "models": ["*"], "names": {}, "items": [item]}
+    desk.tell(wire.LABELS, body, bytes(12_000))
+    assert desk.answers() == [Joined.NOT_KEPT]
+    desk.keep(sample(2, stream="s-2"), "s-2", 0)
+    assert desk.status()["dropped"] == {"full": 1}
+
+
 def test_samples_take_no_more_than_they_may(tmp_path: Path) -> None:
     desk = Desk(tmp_path, drawn_limits=DrawnLimits(10 * 4096, 100))
     rng = random.Random(5)
@@ -188,6 +223,33 @@ def test_labels_find_their_frames_wherever_these_are(tmp_path: Path) -> None:
     desk.pass_s(0.3)
     assert desk.answers() == [Joined.JOINED]
     assert [(each.frame_id, each.labels) for each in read(tmp_path)] == [(1, {"label": 0}), (2, {"label": 5})]
+
+
+def test_a_class_that_is_named_is_joined_as_its_number(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, tmp_path)
+    desk.keep(sample(1), "s-1", 0, store=True)
+    names = {"m": {"": ["cat", "", "dog"], "2": ["dog"]}, "other": {"": ["cow"]}}
+
+    def name(text: str, names: dict[str, dict[str, list[str]]] = names) -> tuple[Joined, str]:
+        data = len(text.encode()).to_bytes(4, "little") + text.encode()
+        item = {"stream": "s-1", "frame_id": 1, "tensors": [("label", "STRING", [1])], "sizes": [len(data)]}
+        body = {"call": 7, "principal": "somebody", "any_stream": False, "models": ["*"], "names": names}
+        desk.tell(wire.LABELS, body | {"items": [item | {"weight": 1.0, "source": ""}]}, data)
+        desk.pass_s(1)
+        ((_, body),) = [each for each in desk.heard if each[0] == wire.ANSWERS][-1:]
+        ((joined, reason),) = body["answers"]
+        return Joined(joined), reason
+
+    assert name("dog") == (Joined.JOINED, "")
+    assert [each.labels["label"].tolist() for each in read(tmp_path)] == [2]
+    assert name("cow") == (Joined.INVALID, "label 'label': no class is called 'cow'; there are 'cat', '', 'dog'")
+    assert name("")[0] is Joined.INVALID, "a class without a name is not called by it"
+    reason = name("dog", {"m": {"2": ["dog"]}})[1]
+    assert reason.endswith("of m/1 are known (labels in model.toml); a class is its number then")
+    many = name("x" * 100, {"m": {"1": [f"class {nth}" for nth in range(1000)]}})[1]
+    assert many.endswith("'class 7' and 992 more")
+    assert len(many) < 300
+    assert [each.labels["label"].tolist() for each in read(tmp_path)] == [2]
 
 
 def test_nobody_labels_frames_of_others_unless_he_may(tmp_path: Path) -> None:
@@ -442,7 +504,7 @@ def test_no_tensor_of_a_client_ends_the_process(tmp_path: Path, case: str, where
         name = "y" if where == "output" else "label"
         item = {"stream": "s-1", "frame_id": 1, "sizes": [len(data)], "weight": 1.0, "source": ""}
         item |= {"tensors": [(name, datatype, shape)]}
-        told = {"call": 7, "principal": "somebody", "any_stream": False, "models": ["*"], "items": [item]}
+        told = {"call": 7, "principal": "somebody", "any_stream": False, "models": ["*"], "names": {}, "items": [item]}
         desk.tell(wire.LABELS, told, data)
         assert desk.answers() == [Joined.INVALID]
     desk.keep(sample(2), "s-1", 1, store=True)
@@ -466,6 +528,7 @@ def test_a_message_of_labels_that_is_as_long_as_may_be_is_read() -> None:
     item = {"stream": name, "frame_id": (1 << 64) - 1, "weight": 1 / 3, "source": name}
     item |= {"tensors": [tensor] * (LABELS_A_MESSAGE_MAX // ITEMS_MAX), "sizes": [0] * 4}
     body = {"call": 1 << 60, "principal": "p" * 1000, "any_stream": False, "models": ["m" * 100] * 1000}
+    body |= {"names": {"m": {"": ["\u00e9" * (NAMES_BYTES_MAX // 2)]}}}
     messages = wire.Messages()
     messages.feed(wire.encoded(wire.LABELS, body | {"items": [item] * ITEMS_MAX}))
     assert messages.next() is not None
@@ -505,7 +568,7 @@ def test_text_and_bfloat16_are_kept_as_check_samples_have_them(tmp_path: Path) -
     assert kept.outputs["b"].tolist() == bits.tolist()
     item = {"stream": "s-1", "frame_id": 1, "sizes": [4], "weight": 1.0, "source": ""}
     for values, expected in (((0x3F80, 0x7FC0), Joined.INVALID), ((0x3F80, 0xBF80), Joined.JOINED)):
-        told = {"call": 7, "principal": "somebody", "any_stream": False, "models": ["*"]}
+        told = {"call": 7, "principal": "somebody", "any_stream": False, "models": ["*"], "names": {}}
         labels = [item | {"tensors": [("b", "BF16", [2])]}]
         desk.tell(wire.LABELS, told | {"items": labels}, np.array(values, "<u2").tobytes())
         assert desk.answers() == [expected]

@@ -42,17 +42,20 @@ def version(number: str = "1", *outputs: str) -> LoadedVersion:
 
 
 class Bench:
-    def __init__(self, limits: Limits = LIMITS) -> None:
+    def __init__(self, limits: Limits = LIMITS, stateful: bool = False) -> None:
         self.clock = Clock()
         self.metrics = Metrics()
         verdicts = Verdicts(self.metrics)
         self.catalogue = Catalogue(("cpu:0",))
-        self.activate(version())
+        loaded = version()
+        assert loaded.signature is not None
+        loaded.signature = loaded.signature.model_copy(update={"stateful": stateful})
+        self.activate(loaded)
         self.driver = Driver(self.metrics, limits.server.bytes_in_flight_max, self.clock, unheard=verdicts.unheard)
         self.lane = FakeLane("m/1", "cpu:0")
         self.driver.add_worker(self.lane)
         self.driver.submit(LaneUp("cpu:0"))
-        self.driver.submit(ModelReady("m/1", "cpu:0", "default", {1: (MS,), 4: (2 * MS,)}, True))
+        self.driver.submit(ModelReady("m/1", "cpu:0", "default", {1: (MS,), 4: (2 * MS,)}, True, stateful))
         self.host = StreamHost(self.driver, self.catalogue, verdicts, limits, advise=False)
         self.use = PrincipalUse()
 

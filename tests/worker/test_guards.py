@@ -211,6 +211,17 @@ def test_rows_of_any_size_and_frames_that_run_apart_are_judged_alike(tmp_path: P
     ]
 
 
+def test_of_an_input_of_no_elements_nothing_is_found(tmp_path: Path) -> None:
+    toml = guard("RANGE", min=1, max=10) + guard("BLANK", spread_max=3) + guard("SATURATED", low=0, high=9)
+    with worker_of(tmp_path, toml, graphs.doubling(("N", "K"))) as worker:
+        nothing = np.zeros(0, np.float32)
+        outcomes = worker.run([[nothing], [np.float32([0, 0])], [nothing]], [1, 2, 3])
+    assert [(outcome.status, outcome.guards) for outcome in outcomes] == [
+        *[(OK, ()), (OK, ("range", "blank", "saturated")), (OK, ())],
+    ]
+    assert outcomes[0].outputs["y"].shape == (0,)
+
+
 def test_bfloat16_is_judged_by_its_numbers(tmp_path: Path) -> None:
     with worker_of(tmp_path, guard("RANGE", max=3) + guard("BLANK"), graphs.doubling_halves()) as worker:
         halves = [(np.float32(values).view(np.uint32) >> 16).astype(np.uint16) for values in ([1, 2, 3, 0], [4] * 4)]

@@ -2389,7 +2389,7 @@ func (x *InferResponse) GetStreamKey() string {
 // Labels of some frames.
 type FeedbackRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// At most 1,024, with tensors of at most 4 MiB together.
+	// At most 1,024, with at most 4,096 labels of 4 MiB together.
 	Items         []*FrameFeedback `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

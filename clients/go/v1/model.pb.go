@@ -387,11 +387,12 @@ type Trial struct {
 	AgreementLow float64 `protobuf:"fixed64,10,opt,name=agreement_low,json=agreementLow,proto3" json:"agreement_low,omitempty"`
 	// See `agreement_low`.
 	AgreementHigh float64 `protobuf:"fixed64,11,opt,name=agreement_high,json=agreementHigh,proto3" json:"agreement_high,omitempty"`
-	// Frames that it has answered in the canary, or should have.
+	// Frames of the canary in blocks in which it answers, as far as their pairs of blocks are judged; where streams stay
+	// with it, all frames that it has answered in the canary, or should have.
 	CanaryFrames int64 `protobuf:"varint,12,opt,name=canary_frames,json=canaryFrames,proto3" json:"canary_frames,omitempty"`
 	// Of these, those that were on time.
 	CanaryOnTime int64 `protobuf:"varint,13,opt,name=canary_on_time,json=canaryOnTime,proto3" json:"canary_on_time,omitempty"`
-	// Frames that the active version has answered meanwhile, or should have.
+	// Frames of the same streams in the other blocks; where streams stay with it, those of others meanwhile.
 	RestFrames int64 `protobuf:"varint,14,opt,name=rest_frames,json=restFrames,proto3" json:"rest_frames,omitempty"`
 	// Of these, those that were on time.
 	RestOnTime int64 `protobuf:"varint,15,opt,name=rest_on_time,json=restOnTime,proto3" json:"rest_on_time,omitempty"`
@@ -401,8 +402,10 @@ type Trial struct {
 	FramesNotRun int64 `protobuf:"varint,17,opt,name=frames_not_run,json=framesNotRun,proto3" json:"frames_not_run,omitempty"`
 	// Frames that were to be compared, and were beyond what may be held, or compared in a second.
 	FramesNotDrawn int64 `protobuf:"varint,18,opt,name=frames_not_drawn,json=framesNotDrawn,proto3" json:"frames_not_drawn,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// How often the two were compared: pairs of blocks, or of frames where streams stay with it.
+	CanaryPairs   int64 `protobuf:"varint,19,opt,name=canary_pairs,json=canaryPairs,proto3" json:"canary_pairs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Trial) Reset() {
@@ -557,6 +560,13 @@ func (x *Trial) GetFramesNotRun() int64 {
 func (x *Trial) GetFramesNotDrawn() int64 {
 	if x != nil {
 		return x.FramesNotDrawn
+	}
+	return 0
+}
+
+func (x *Trial) GetCanaryPairs() int64 {
+	if x != nil {
+		return x.CanaryPairs
 	}
 	return 0
 }
@@ -1668,7 +1678,8 @@ type Learning struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Model name.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// What goes on: "watching", "training" or "on trial"; empty: nothing was said yet.
+	// What goes on: "watching", "due" (a version is tried as soon as that can be), "training" or "on trial"; empty: nothing
+	// was said yet.
 	Phase string `protobuf:"bytes,2,opt,name=phase,proto3" json:"phase,omitempty"`
 	// Version that new ones are made from.
 	Version string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
@@ -1693,7 +1704,9 @@ type Learning struct {
 	// How often attempts have ended so since the server's start.
 	Attempts []*LearningCount `protobuf:"bytes,13,rep,name=attempts,proto3" json:"attempts,omitempty"`
 	// What is wrong, for people; empty: nothing is known to be.
-	Problem       string `protobuf:"bytes,14,opt,name=problem,proto3" json:"problem,omitempty"`
+	Problem string `protobuf:"bytes,14,opt,name=problem,proto3" json:"problem,omitempty"`
+	// The last drifts that were seen, the oldest first; older ones are counted alone.
+	LastDrifts    []*LearningDrift `protobuf:"bytes,15,rep,name=last_drifts,json=lastDrifts,proto3" json:"last_drifts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1826,6 +1839,86 @@ func (x *Learning) GetProblem() string {
 	return ""
 }
 
+func (x *Learning) GetLastDrifts() []*LearningDrift {
+	if x != nil {
+		return x.LastDrifts
+	}
+	return nil
+}
+
+// Drift that was seen.
+type LearningDrift struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What has drifted, such as "input.amount" or "errors".
+	Signal string `protobuf:"bytes,1,opt,name=signal,proto3" json:"signal,omitempty"`
+	// When the frame was received, or for errors its label came, at which it was seen: ns since 1970.
+	SeenUnixNano uint64 `protobuf:"fixed64,2,opt,name=seen_unix_nano,json=seenUnixNano,proto3" json:"seen_unix_nano,omitempty"`
+	// The stream of that frame, by its name, or by its key where it has none.
+	Stream string `protobuf:"bytes,3,opt,name=stream,proto3" json:"stream,omitempty"`
+	// What it is, for people.
+	Text          string `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LearningDrift) Reset() {
+	*x = LearningDrift{}
+	mi := &file_duly_v1_model_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LearningDrift) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LearningDrift) ProtoMessage() {}
+
+func (x *LearningDrift) ProtoReflect() protoreflect.Message {
+	mi := &file_duly_v1_model_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LearningDrift.ProtoReflect.Descriptor instead.
+func (*LearningDrift) Descriptor() ([]byte, []int) {
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *LearningDrift) GetSignal() string {
+	if x != nil {
+		return x.Signal
+	}
+	return ""
+}
+
+func (x *LearningDrift) GetSeenUnixNano() uint64 {
+	if x != nil {
+		return x.SeenUnixNano
+	}
+	return 0
+}
+
+func (x *LearningDrift) GetStream() string {
+	if x != nil {
+		return x.Stream
+	}
+	return ""
+}
+
+func (x *LearningDrift) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 // One figure.
 type LearningFigure struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1839,7 +1932,7 @@ type LearningFigure struct {
 
 func (x *LearningFigure) Reset() {
 	*x = LearningFigure{}
-	mi := &file_duly_v1_model_proto_msgTypes[26]
+	mi := &file_duly_v1_model_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1851,7 +1944,7 @@ func (x *LearningFigure) String() string {
 func (*LearningFigure) ProtoMessage() {}
 
 func (x *LearningFigure) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_model_proto_msgTypes[26]
+	mi := &file_duly_v1_model_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1864,7 +1957,7 @@ func (x *LearningFigure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LearningFigure.ProtoReflect.Descriptor instead.
 func (*LearningFigure) Descriptor() ([]byte, []int) {
-	return file_duly_v1_model_proto_rawDescGZIP(), []int{26}
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *LearningFigure) GetName() string {
@@ -1894,7 +1987,7 @@ type LearningCount struct {
 
 func (x *LearningCount) Reset() {
 	*x = LearningCount{}
-	mi := &file_duly_v1_model_proto_msgTypes[27]
+	mi := &file_duly_v1_model_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1906,7 +1999,7 @@ func (x *LearningCount) String() string {
 func (*LearningCount) ProtoMessage() {}
 
 func (x *LearningCount) ProtoReflect() protoreflect.Message {
-	mi := &file_duly_v1_model_proto_msgTypes[27]
+	mi := &file_duly_v1_model_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1919,7 +2012,7 @@ func (x *LearningCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LearningCount.ProtoReflect.Descriptor instead.
 func (*LearningCount) Descriptor() ([]byte, []int) {
-	return file_duly_v1_model_proto_rawDescGZIP(), []int{27}
+	return file_duly_v1_model_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *LearningCount) GetName() string {
@@ -1958,7 +2051,7 @@ const file_duly_v1_model_proto_rawDesc = "" +
 	"\x13default_budget_nano\x18\b \x01(\x03R\x11defaultBudgetNano\x129\n" +
 	"\rdefault_class\x18\t \x01(\x0e2\x14.duly.v1.StreamClassR\fdefaultClass\x12$\n" +
 	"\x05trial\x18\n" +
-	" \x01(\v2\x0e.duly.v1.TrialR\x05trial\"\xfa\x04\n" +
+	" \x01(\v2\x0e.duly.v1.TrialR\x05trial\"\x9d\x05\n" +
 	"\x05Trial\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12'\n" +
@@ -1980,7 +2073,8 @@ const file_duly_v1_model_proto_rawDesc = "" +
 	"restOnTime\x12\x16\n" +
 	"\x06errors\x18\x10 \x01(\x03R\x06errors\x12$\n" +
 	"\x0eframes_not_run\x18\x11 \x01(\x03R\fframesNotRun\x12(\n" +
-	"\x10frames_not_drawn\x18\x12 \x01(\x03R\x0eframesNotDrawn\"\x8c\x01\n" +
+	"\x10frames_not_drawn\x18\x12 \x01(\x03R\x0eframesNotDrawn\x12!\n" +
+	"\fcanary_pairs\x18\x13 \x01(\x03R\vcanaryPairs\"\x8c\x01\n" +
 	"\fModelVariant\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\baccuracy\x18\x02 \x01(\x01R\baccuracy\x12\x1c\n" +
@@ -2035,7 +2129,7 @@ const file_duly_v1_model_proto_rawDesc = "" +
 	"\x13ListLearningRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"A\n" +
 	"\x14ListLearningResponse\x12)\n" +
-	"\x06models\x18\x01 \x03(\v2\x11.duly.v1.LearningR\x06models\"\xdd\x03\n" +
+	"\x06models\x18\x01 \x03(\v2\x11.duly.v1.LearningR\x06models\"\x96\x04\n" +
 	"\bLearning\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05phase\x18\x02 \x01(\tR\x05phase\x12\x18\n" +
@@ -2051,7 +2145,14 @@ const file_duly_v1_model_proto_rawDesc = "" +
 	"\afigures\x18\v \x03(\v2\x17.duly.v1.LearningFigureR\afigures\x12.\n" +
 	"\x06drifts\x18\f \x03(\v2\x16.duly.v1.LearningCountR\x06drifts\x122\n" +
 	"\battempts\x18\r \x03(\v2\x16.duly.v1.LearningCountR\battempts\x12\x18\n" +
-	"\aproblem\x18\x0e \x01(\tR\aproblem\":\n" +
+	"\aproblem\x18\x0e \x01(\tR\aproblem\x127\n" +
+	"\vlast_drifts\x18\x0f \x03(\v2\x16.duly.v1.LearningDriftR\n" +
+	"lastDrifts\"y\n" +
+	"\rLearningDrift\x12\x16\n" +
+	"\x06signal\x18\x01 \x01(\tR\x06signal\x12$\n" +
+	"\x0eseen_unix_nano\x18\x02 \x01(\x06R\fseenUnixNano\x12\x16\n" +
+	"\x06stream\x18\x03 \x01(\tR\x06stream\x12\x12\n" +
+	"\x04text\x18\x04 \x01(\tR\x04text\":\n" +
 	"\x0eLearningFigure\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value\"9\n" +
@@ -2102,7 +2203,7 @@ func file_duly_v1_model_proto_rawDescGZIP() []byte {
 }
 
 var file_duly_v1_model_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_duly_v1_model_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_duly_v1_model_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_duly_v1_model_proto_goTypes = []any{
 	(ModelState)(0),                 // 0: duly.v1.ModelState
 	(TrialStage)(0),                 // 1: duly.v1.TrialStage
@@ -2132,18 +2233,19 @@ var file_duly_v1_model_proto_goTypes = []any{
 	(*ListLearningRequest)(nil),     // 25: duly.v1.ListLearningRequest
 	(*ListLearningResponse)(nil),    // 26: duly.v1.ListLearningResponse
 	(*Learning)(nil),                // 27: duly.v1.Learning
-	(*LearningFigure)(nil),          // 28: duly.v1.LearningFigure
-	(*LearningCount)(nil),           // 29: duly.v1.LearningCount
-	(*TensorSpec)(nil),              // 30: duly.v1.TensorSpec
-	(StreamClass)(0),                // 31: duly.v1.StreamClass
+	(*LearningDrift)(nil),           // 28: duly.v1.LearningDrift
+	(*LearningFigure)(nil),          // 29: duly.v1.LearningFigure
+	(*LearningCount)(nil),           // 30: duly.v1.LearningCount
+	(*TensorSpec)(nil),              // 31: duly.v1.TensorSpec
+	(StreamClass)(0),                // 32: duly.v1.StreamClass
 }
 var file_duly_v1_model_proto_depIdxs = []int32{
 	3,  // 0: duly.v1.Model.versions:type_name -> duly.v1.ModelVersion
 	0,  // 1: duly.v1.ModelVersion.state:type_name -> duly.v1.ModelState
-	30, // 2: duly.v1.ModelVersion.inputs:type_name -> duly.v1.TensorSpec
-	30, // 3: duly.v1.ModelVersion.outputs:type_name -> duly.v1.TensorSpec
+	31, // 2: duly.v1.ModelVersion.inputs:type_name -> duly.v1.TensorSpec
+	31, // 3: duly.v1.ModelVersion.outputs:type_name -> duly.v1.TensorSpec
 	5,  // 4: duly.v1.ModelVersion.variants:type_name -> duly.v1.ModelVariant
-	31, // 5: duly.v1.ModelVersion.default_class:type_name -> duly.v1.StreamClass
+	32, // 5: duly.v1.ModelVersion.default_class:type_name -> duly.v1.StreamClass
 	4,  // 6: duly.v1.ModelVersion.trial:type_name -> duly.v1.Trial
 	1,  // 7: duly.v1.Trial.stage:type_name -> duly.v1.TrialStage
 	6,  // 8: duly.v1.ModelVariant.profile:type_name -> duly.v1.PlannedTime
@@ -2156,34 +2258,35 @@ var file_duly_v1_model_proto_depIdxs = []int32{
 	4,  // 15: duly.v1.VetoVersionResponse.trial:type_name -> duly.v1.Trial
 	2,  // 16: duly.v1.WatchModelsResponse.model:type_name -> duly.v1.Model
 	27, // 17: duly.v1.ListLearningResponse.models:type_name -> duly.v1.Learning
-	28, // 18: duly.v1.Learning.figures:type_name -> duly.v1.LearningFigure
-	29, // 19: duly.v1.Learning.drifts:type_name -> duly.v1.LearningCount
-	29, // 20: duly.v1.Learning.attempts:type_name -> duly.v1.LearningCount
-	7,  // 21: duly.v1.ModelService.ListModels:input_type -> duly.v1.ListModelsRequest
-	9,  // 22: duly.v1.ModelService.GetModel:input_type -> duly.v1.GetModelRequest
-	11, // 23: duly.v1.ModelService.LoadModel:input_type -> duly.v1.LoadModelRequest
-	13, // 24: duly.v1.ModelService.UnloadModel:input_type -> duly.v1.UnloadModelRequest
-	15, // 25: duly.v1.ModelService.ActivateVersion:input_type -> duly.v1.ActivateVersionRequest
-	17, // 26: duly.v1.ModelService.ListTrials:input_type -> duly.v1.ListTrialsRequest
-	19, // 27: duly.v1.ModelService.StartTrial:input_type -> duly.v1.StartTrialRequest
-	21, // 28: duly.v1.ModelService.VetoVersion:input_type -> duly.v1.VetoVersionRequest
-	25, // 29: duly.v1.ModelService.ListLearning:input_type -> duly.v1.ListLearningRequest
-	23, // 30: duly.v1.ModelService.WatchModels:input_type -> duly.v1.WatchModelsRequest
-	8,  // 31: duly.v1.ModelService.ListModels:output_type -> duly.v1.ListModelsResponse
-	10, // 32: duly.v1.ModelService.GetModel:output_type -> duly.v1.GetModelResponse
-	12, // 33: duly.v1.ModelService.LoadModel:output_type -> duly.v1.LoadModelResponse
-	14, // 34: duly.v1.ModelService.UnloadModel:output_type -> duly.v1.UnloadModelResponse
-	16, // 35: duly.v1.ModelService.ActivateVersion:output_type -> duly.v1.ActivateVersionResponse
-	18, // 36: duly.v1.ModelService.ListTrials:output_type -> duly.v1.ListTrialsResponse
-	20, // 37: duly.v1.ModelService.StartTrial:output_type -> duly.v1.StartTrialResponse
-	22, // 38: duly.v1.ModelService.VetoVersion:output_type -> duly.v1.VetoVersionResponse
-	26, // 39: duly.v1.ModelService.ListLearning:output_type -> duly.v1.ListLearningResponse
-	24, // 40: duly.v1.ModelService.WatchModels:output_type -> duly.v1.WatchModelsResponse
-	31, // [31:41] is the sub-list for method output_type
-	21, // [21:31] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	29, // 18: duly.v1.Learning.figures:type_name -> duly.v1.LearningFigure
+	30, // 19: duly.v1.Learning.drifts:type_name -> duly.v1.LearningCount
+	30, // 20: duly.v1.Learning.attempts:type_name -> duly.v1.LearningCount
+	28, // 21: duly.v1.Learning.last_drifts:type_name -> duly.v1.LearningDrift
+	7,  // 22: duly.v1.ModelService.ListModels:input_type -> duly.v1.ListModelsRequest
+	9,  // 23: duly.v1.ModelService.GetModel:input_type -> duly.v1.GetModelRequest
+	11, // 24: duly.v1.ModelService.LoadModel:input_type -> duly.v1.LoadModelRequest
+	13, // 25: duly.v1.ModelService.UnloadModel:input_type -> duly.v1.UnloadModelRequest
+	15, // 26: duly.v1.ModelService.ActivateVersion:input_type -> duly.v1.ActivateVersionRequest
+	17, // 27: duly.v1.ModelService.ListTrials:input_type -> duly.v1.ListTrialsRequest
+	19, // 28: duly.v1.ModelService.StartTrial:input_type -> duly.v1.StartTrialRequest
+	21, // 29: duly.v1.ModelService.VetoVersion:input_type -> duly.v1.VetoVersionRequest
+	25, // 30: duly.v1.ModelService.ListLearning:input_type -> duly.v1.ListLearningRequest
+	23, // 31: duly.v1.ModelService.WatchModels:input_type -> duly.v1.WatchModelsRequest
+	8,  // 32: duly.v1.ModelService.ListModels:output_type -> duly.v1.ListModelsResponse
+	10, // 33: duly.v1.ModelService.GetModel:output_type -> duly.v1.GetModelResponse
+	12, // 34: duly.v1.ModelService.LoadModel:output_type -> duly.v1.LoadModelResponse
+	14, // 35: duly.v1.ModelService.UnloadModel:output_type -> duly.v1.UnloadModelResponse
+	16, // 36: duly.v1.ModelService.ActivateVersion:output_type -> duly.v1.ActivateVersionResponse
+	18, // 37: duly.v1.ModelService.ListTrials:output_type -> duly.v1.ListTrialsResponse
+	20, // 38: duly.v1.ModelService.StartTrial:output_type -> duly.v1.StartTrialResponse
+	22, // 39: duly.v1.ModelService.VetoVersion:output_type -> duly.v1.VetoVersionResponse
+	26, // 40: duly.v1.ModelService.ListLearning:output_type -> duly.v1.ListLearningResponse
+	24, // 41: duly.v1.ModelService.WatchModels:output_type -> duly.v1.WatchModelsResponse
+	32, // [32:42] is the sub-list for method output_type
+	22, // [22:32] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_duly_v1_model_proto_init() }
@@ -2199,7 +2302,7 @@ func file_duly_v1_model_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_duly_v1_model_proto_rawDesc), len(file_duly_v1_model_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   28,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

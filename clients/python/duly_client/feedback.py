@@ -14,7 +14,8 @@ CLASS = "label"
 """Under what a class is sent that is given without a name."""
 ITEMS_MAX = 1024
 BYTES_MAX = 2 << 20
-"""One message has labels of no more frames or bytes; more go in several."""
+LABELS_MAX = 4096
+"""One message has labels of no more frames or bytes, and no more labels; more go in several."""
 
 Label = int | str | Array | Mapping[str, int | float | str | Array]
 """What is right: a class by its number or its name; or values by the names of outputs, or by what the model calls its
@@ -68,15 +69,17 @@ def requests(items: Sequence[Feedback]) -> Iterator[inference_pb2.FeedbackReques
     """Makes the messages with these labels, in their order. Raises TypeError and ValueError where a label can be
     none.
     """
-    request, size_bytes = inference_pb2.FeedbackRequest(), 0
+    request, size_bytes, labels = inference_pb2.FeedbackRequest(), 0, 0
     for item in items:
         message = _message(item)
-        size = message.ByteSize()
-        if len(request.items) >= ITEMS_MAX or (request.items and size_bytes + size > BYTES_MAX):
+        size, count = message.ByteSize(), len(message.labels)
+        too_many = len(request.items) >= ITEMS_MAX or labels + count > LABELS_MAX
+        if request.items and (too_many or size_bytes + size > BYTES_MAX):
             yield request
-            request, size_bytes = inference_pb2.FeedbackRequest(), 0
+            request, size_bytes, labels = inference_pb2.FeedbackRequest(), 0, 0
         request.items.append(message)
         size_bytes += size
+        labels += count
     if request.items:
         yield request
 

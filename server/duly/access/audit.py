@@ -79,6 +79,12 @@ class Audit:
         """
         self._note("trial", model=model, against=against, stage=stage, reason=reason, **figures)
 
+    def drifted(self, model: str, signal: str, stream: str, what: str) -> None:
+        """Notes that the inputs, outputs or errors of a model are no longer what they were, and at whose frame that was
+        seen.
+        """
+        self._note("drift", model=model, signal=signal, stream=stream, what=what)
+
     def changed(self, what: str, result: str) -> None:
         """Notes that the policy, or what else decides on rights, was read anew."""
         self._note("access changed", what=what, result=result)

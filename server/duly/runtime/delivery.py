@@ -18,6 +18,9 @@ from duly.runtime.worker_port import BatchResult
 
 _log = structlog.get_logger("duly.driver")
 
+TAP_FAILURES_MAX = 16
+"""What looks at frames and fails on so many in a row sees no more. One odd frame is passed over."""
+
 
 class Delivery:
     def __init__(
@@ -33,8 +36,11 @@ class Delivery:
         self.sinks: dict[int, Sink] = {}
         """The sinks of the open streams, and of fusion groups, by stream id."""
         self.taps: list[Tap] | None = None
-        """What looks at each frame that has a result; None: nothing does, as nearly always. One that raises is let go.
+        """What looks at each frame that has a result; None: nothing does, as nearly always. One that raises for
+        TAP_FAILURES_MAX frames in a row is let go.
         """
+        self._tap_failures: dict[Tap, list[int]] = {}
+        """Of those that have failed: on how many frames in a row, and on how many at all."""
         self._metrics = metrics
         self._held = held
         self._close_soon = close_soon
@@ -108,9 +114,24 @@ class Delivery:
         for tap in tuple(taps):
             try:
                 tap(pieces, payload, status, outputs, run)
+                if self._tap_failures and tap in self._tap_failures:
+                    self._tap_failures[tap][0] = 0
             except Exception:
-                _log.exception("what looks at frames failed, it sees no more", model=frame.model)
-                taps.remove(tap)
+                self._tap_failed(taps, tap, frame.model)
+
+    def _tap_failed(self, taps: list[Tap], tap: Tap, model: str) -> None:
+        """Lets go of what looks at frames if it fails again and again. It must be called while the error is handled."""
+        counts = self._tap_failures.setdefault(tap, [0, 0])
+        counts[0] += 1
+        counts[1] += 1
+        if counts[0] >= TAP_FAILURES_MAX:
+            _log.exception(
+                "what looks at frames failed again and again, it sees no more", model=model, frames=counts[1]
+            )
+            taps.remove(tap)
+            del self._tap_failures[tap]
+        elif counts[1].bit_count() == 1:  # 1, 2, 4 ...: an error that comes often fills no log
+            _log.exception("what looks at frames failed on one", model=model, frames=counts[1])
 
     def _resolve_joint(
         self, now_ns: int, action: ResolveFrame, joint: JointFrame, ran: BatchRun | None, outputs: list[Output] | None

@@ -178,11 +178,11 @@ class Driver:
         return self._delivery.sinks.get(stream_id)
 
     def add_tap(self, tap: Tap) -> None:
-        """Shows `tap` each frame that has a result from now on, until it raises."""
+        """Shows `tap` each frame that has a result from now on, until it raises again and again."""
         self._delivery.taps = [*(self._delivery.taps or ()), tap]
 
     def has_tap(self, tap: Tap) -> bool:
-        """Whether it still looks at frames: one that raises is let go."""
+        """Whether it still looks at frames: one that raises again and again is let go."""
         return tap in (self._delivery.taps or ())
 
     def remove_tap(self, tap: Tap) -> None:
@@ -444,6 +444,7 @@ class Driver:
         insists on its state. `lost`: the streams, by the seq of their frames. Returns these seqs.
         """
         run = self._runs[action.batch_id]
+        run.lost_state = tuple(lost)
         for seq, stream_id in lost.items():
             if self._facts.skips(stream_id):
                 run.stateless[seq] = NOT_CARRIED

@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,8 @@ from duly.runtime.worker_output import WorkerOutput
 
 _log = structlog.get_logger("duly.learning")
 
+LEARNER = (sys.executable, "-P", "-m", "duly_learn.learner")
+"""What is run. `-P`: nothing is imported from the working folder."""
 LINE_BYTES_MAX = 65_536
 """A longer line of the learner's is passed over."""
 READ_BYTES = 65_536
@@ -44,15 +46,31 @@ MODELS_MAX = 1024
 """Of so many models it is kept how they learn; what is said of further ones is passed over."""
 SIGNALS_MAX = 256
 """Of so many signals of a model drift is counted by their names, of further ones together."""
+DRIFTS_MAX = 16
+"""Of a model so many drifts are kept with their time and stream."""
+_UNIX_NS_MAX = 1 << 63
 FIGURES_MAX = 64
 """Of an attempt so many figures are kept."""
 TEXT_CHARS_MAX = 2000
 """Longer texts of it are cut."""
 _RESULTS = ("published", "refused", "doubted", "failed")
-_PHASES = ("watching", "training", "on trial")
+_PHASES = ("watching", "due", "training", "on trial")
 _NEEDED = ("river", "sklearn", "onnx")
 """What the extra `learn` brings, without which it cannot start."""
 _OTHERS = "(others)"
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Drift as it was told."""
+
+    signal: str
+    """What has drifted, such as `input.amount` or `errors`."""
+    unix_ns: int
+    """When the frame was received, or its label came, at which it was seen."""
+    stream: str
+    """Whose frame that was."""
+    text: str
 
 
 @dataclass(slots=True)
@@ -60,7 +78,7 @@ class ModelLearning:
     """How one model learns, as last heard."""
 
     phase: str = ""
-    """watching, training or on trial."""
+    """watching, due (a version is tried as soon as that can be), training or on trial."""
     version: str = ""
     """The version that it learns from."""
     published: str = ""
@@ -79,6 +97,7 @@ class ModelLearning:
     """What the last attempt measured, by name."""
     drifts: Counter[str] = field(default_factory=Counter)
     """How often each signal has drifted."""
+    last_drifts: deque[Drift] = field(default_factory=lambda: deque(maxlen=DRIFTS_MAX))
     attempts: Counter[str] = field(default_factory=Counter)
     """How often attempts have ended so."""
 
@@ -93,6 +112,10 @@ class LearnerSettings:
     """Whether model.toml may name trainers."""
     bytes_max: int
     """Memory of the learner."""
+    store_bytes_max: int
+    """What the frames of a model may take on the disk."""
+    age_s_max: float
+    """How long frames are kept."""
 
 
 class Learning:
@@ -103,9 +126,9 @@ class Learning:
         settings: LearnerSettings,
         catalogue: Catalogue,
         is_coming: Callable[[str, str], bool],
-        drifted: Callable[[str, str], None],
+        drifted: Callable[[str, Drift], None],
     ) -> None:
-        """`is_coming(name, version)`: whether a loaded version may yet become active. `drifted(name, what)` is called
+        """`is_coming(name, version)`: whether a loaded version may yet become active. `drifted(name, drift)` is called
         when drift of a model is told.
         """
         self.models: dict[str, ModelLearning] = {}
@@ -196,9 +219,10 @@ class Learning:
     def _start(self) -> tuple["subprocess.Popen[bytes]", WorkerOutput]:
         settings = self._settings
         assert settings.store is not None
-        command = [sys.executable, "-P", "-m", "duly_learn.learner", "--served", str(os.getpid())]
+        command = [*LEARNER, "--served", str(os.getpid())]
         command += ["--models", str(settings.models.absolute()), "--store", str(settings.store.absolute())]
-        command += ["--bytes-max", str(settings.bytes_max), *(["--commands"] if settings.commands else [])]
+        command += ["--bytes-max", str(settings.bytes_max), "--store-bytes-max", str(settings.store_bytes_max)]
+        command += ["--age-s-max", str(settings.age_s_max), *(["--commands"] if settings.commands else [])]
         output = WorkerOutput("(learner)", "none")
         try:
             process = subprocess.Popen(
@@ -245,6 +269,7 @@ class Learning:
                 "active": active.version.version,
                 "previous": previous.version.version if previous else "",
                 "coming": coming,
+                "loaded": [each.version.version for each in self._catalogue.versions(name)],
             }
         return json.dumps(said).encode() + b"\n"
 
@@ -284,7 +309,7 @@ class Learning:
                 said = json.loads(line)
                 if isinstance(said, dict):
                     self._said(said)
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
                 _log.warning("the learner said what is no event", line=line[:200].decode(errors="replace"))
 
     def _said(self, said: dict[str, Any]) -> None:
@@ -294,14 +319,21 @@ class Learning:
             case "drift":
                 signal = str(said["signal"])[:TEXT_CHARS_MAX]
                 signal = signal if signal in learned.drifts or len(learned.drifts) < SIGNALS_MAX else _OTHERS
+                stream, unix_ns = in_print(str(said["stream"])[:TEXT_CHARS_MAX]), int(said["unix_ns"])
+                if not 0 <= unix_ns < _UNIX_NS_MAX:
+                    raise ValueError("no time")
+                drift = Drift(signal, unix_ns, stream, text)
+                at = int(said["at"])
                 learned.drifts[signal] += 1
-                _log.warning("drift", model=name, signal=signal, at=int(said["at"]), what=text)
-                self._drifted(name, f"{signal}: {text}")
+                learned.last_drifts.append(drift)
+                _log.warning("drift", model=name, signal=signal, at=at, stream=stream, what=text)
+                self._drifted(name, drift)
             case "attempt":
                 result, figures = str(said["result"]), dict(said["figures"])
                 learned.figures = {str(key): float(value) for key, value in list(figures.items())[:FIGURES_MAX]}
                 learned.attempt, learned.attempt_text = result if result in _RESULTS else "failed", text
                 learned.attempts[learned.attempt] += 1
+                learned.problem = ""
                 log = _log.info if result == "published" else _log.warning
                 log("an attempt at a new version has ended", model=name, result=result, why=text, **learned.figures)
             case "problem":

@@ -23,6 +23,8 @@ class BatchRun:
     finished_ns: int = 0
     stateless: dict[int, str] = field(default_factory=dict)
     """Frames (by seq) that run without the state that their stream insists on, and are FAILED for this reason."""
+    lost_state: Sequence[int] = ()
+    """Frames (by seq) whose streams start anew, as their state was lost on its way from another worker."""
     guards: dict[int, tuple[str, ...]] | None = None
     """The guards that found something on frames, by the seq of the frames as they came. None: nothing was found."""
 

@@ -8,6 +8,7 @@ its place by a rename. A file that cannot be read counts as none, and is said so
 """
 
 import asyncio
+import fcntl
 import json
 import os
 import time
@@ -43,6 +44,10 @@ class Ended:
     unix_s: int
 
 
+class StateInUse(Exception):
+    """Another server remembers in the same folder. The text says what would be right."""
+
+
 class TrialMemory:
     def __init__(self, folder: Path | None) -> None:
         """`folder`: it must exist; None: nothing is remembered when the server ends."""
@@ -51,8 +56,23 @@ class TrialMemory:
         self._ended: dict[str, Ended] = {}
         self._writing: asyncio.Task[None] | None = None
         self._again = False
+        self._lock = -1
         if self._path is not None:
             self._read(self._path)
+
+    def keep(self) -> None:
+        """Keeps other servers from the folder until `close`, also where this process dies. Raises StateInUse, or
+        OSError where the folder is gone.
+        """
+        if self._path is None:
+            return
+        descriptor = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise StateInUse("another server remembers in this folder: give each one of its own") from None
+        self._lock = descriptor
 
     @property
     def lasts(self) -> bool:
@@ -113,6 +133,9 @@ class TrialMemory:
         """Waits until everything is written."""
         if self._writing is not None:
             await self._writing
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def _write_soon(self) -> None:
         self._again = True

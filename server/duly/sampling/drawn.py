@@ -4,6 +4,7 @@ A group, which is a stream as a rule, has a folder with numbered places; a frame
 the one before. Where there are too many groups or bytes, the groups that ended longest ago are removed.
 """
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -14,6 +15,7 @@ from duly.sampling.files import FOLDER_MODE, HALF, SUFFIX, BrokenFile, File, is_
 from duly.sampling.limits import DrawnLimits
 from duly.sampling.sample import Key, Sample, keys_of
 from duly.sampling.store import SAMPLES
+from duly.sampling.wire import Groups
 
 
 class Full(Exception):
@@ -36,8 +38,10 @@ class _Group:
 
 
 class DrawnFolder:
-    def __init__(self, folder: Path, limits: DrawnLimits) -> None:
-        """Looks through what is there from before. Raises OSError where the folder is not there or cannot be read."""
+    def __init__(self, folder: Path, limits: DrawnLimits, living: Groups) -> None:
+        """Looks through what is there from before. `living`: the groups whose streams go on, though this process is a
+        new one. Raises OSError where the folder is not there or cannot be read.
+        """
         self.folder = folder
         self._limits = limits
         self._groups: dict[str, _Group] = {}
@@ -47,8 +51,8 @@ class DrawnFolder:
         os.listdir(folder)
         found = [(path.stat().st_mtime_ns, path) for path in _folders(folder)]
         for _, path in sorted(found):
-            self._take_up(path)
-        with suppress(OSError):  # what cannot be removed now is tried again at the next frame
+            self._take_up(path, lives=path.name in living.get(path.parent.parent.name, ()))
+        with suppress(OSError, Full):  # what cannot be removed now is tried again at the next frame
             self._make_room(0, 0, None)
 
     def __len__(self) -> int:
@@ -60,7 +64,7 @@ class DrawnFolder:
         known = self._groups.pop(name, None)
         known = known or _Group(self.folder / sample.form.model / SAMPLES / group, lives=not is_shared(group))
         self._groups[name] = known  # the newest last
-        known.lives = not is_shared(group)  # also where it is from before a restart of this process
+        known.lives = not is_shared(group)  # a frame shows it, whatever was said before
         try:
             estimate = on_disk(sum(array.nbytes for array in sample.arrays.values()))
             self._make_room(estimate - known.sizes.get(place, 0), 0, name)
@@ -92,19 +96,26 @@ class DrawnFolder:
         return sample
 
     def put_again(self, key: Key, sample: Sample) -> None:
-        """Writes a frame that `find` gave with its labels, in its place. Raises OSError."""
+        """Writes a frame that `find` gave with its labels, in its place. Raises OSError, also where all bytes that
+        there may be are taken.
+        """
         name, place = self._places[key]
         group = self._groups[name]
+        estimate = on_disk(sum(array.nbytes for array in sample.arrays.values()))
+        try:
+            self._make_room(estimate - group.sizes[place], 0, name)
+        except Full:
+            raise OSError(errno.ENOSPC, "samples of streams that go on take all the bytes that there may be") from None
         size_bytes = write(_path(group, place), [sample], segment=False, durable=True)
         self.bytes += size_bytes - group.sizes[place]
         group.sizes[place] = size_bytes
 
     # ---- what is there ----
 
-    def _take_up(self, folder: Path) -> None:
+    def _take_up(self, folder: Path, lives: bool) -> None:
         """Takes up a group from before, and removes what was not written in whole."""
         name = f"{folder.parent.parent.name}/{folder.name}"
-        group = _Group(folder, lives=False)
+        group = _Group(folder, lives)
         for path in sorted(folder.iterdir()):
             if path.name.endswith(HALF):
                 path.unlink(missing_ok=True)

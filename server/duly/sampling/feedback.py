@@ -12,6 +12,7 @@ from math import isfinite
 from typing import Any
 
 from duly.models.spec import ELEMENT_BYTES
+from duly.sampling.labels import ClassNames
 from duly.sampling.link import WriterLink
 from duly.sampling.wire import Joined
 from duly.streams.cheap_work import Budget
@@ -54,9 +55,18 @@ class LabelsSent:
 
 
 class FeedbackDesk:
-    def __init__(self, link: WriterLink, clock: Callable[[], int], counts: Counter[str]) -> None:
-        """`clock`: nanoseconds that never go back. `counts`: what became of labels, by the name of the status."""
+    def __init__(
+        self,
+        link: WriterLink,
+        clock: Callable[[], int],
+        counts: Counter[str],
+        names: Callable[[Callable[[str], bool]], ClassNames],
+    ) -> None:
+        """`clock`: nanoseconds that never go back. `counts`: what became of labels, by the name of the status.
+        `names(may_know)`: what the classes of these models are called.
+        """
         self._link = link
+        self._names = names
         self._clock = clock
         self._counts = counts
         self._budgets: OrderedDict[str, Budget] = OrderedDict()
@@ -98,6 +108,7 @@ class FeedbackDesk:
             "principal": rights.principal,
             "any_stream": Right.FEEDBACK_ANY in rights.may,
             "models": list(rights.models),
+            "names": self._names(rights.may_use) if _are_named(items) else {},
             "items": [
                 {
                     "stream": item.stream_key,
@@ -154,6 +165,11 @@ def _problem_of(item: LabelsSent) -> str:
         if len(shape) > DIMS_MAX or min(shape, default=0) < 0:
             return f"label {name!r}: its shape should have at most {DIMS_MAX} dimensions, none of them below 0"
     return ""
+
+
+def _are_named(items: Sequence[LabelsSent]) -> bool:
+    """Whether some class may be said by its name."""
+    return any(datatype == "STRING" for item in items for _, datatype, _, _ in item.labels)
 
 
 def _is_short_text(text: str) -> bool:

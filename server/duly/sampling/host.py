@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from duly.config import ServerConfig
@@ -11,6 +12,7 @@ from duly.runtime.driver import Driver
 from duly.runtime.samplers import periodically
 from duly.runtime.tasks import watch_over
 from duly.sampling.feedback import FeedbackDesk
+from duly.sampling.labels import ACTIVE
 from duly.sampling.limits import DROPPED_FOR, MEMORY_BYTES_MAX, DrawnLimits, StoreLimits, WriterSettings
 from duly.sampling.link import QUEUE_BYTES_MAX, WriterLink
 from duly.sampling.sampler import Drawing, Learned, Sampler
@@ -18,6 +20,8 @@ from duly.sampling.wire import Joined
 
 LOOK_SECONDS = 1.0
 """How often it is looked which streams have closed."""
+NAMES_BYTES_MAX = 256 << 10
+"""Labels that name classes are handed over with so many bytes of names at most; of further models they are INVALID."""
 
 
 class Sampling:
@@ -45,12 +49,13 @@ class Sampling:
         drawing = None
         if config.sample is not None:
             seed = int.from_bytes(os.urandom(8), "little")  # nobody can tell which frames are kept
-            drawing = Drawing(config.sample_models, config.sample_streams_max, config.sample_frames, seed)
-        link = self._link = WriterLink(settings)
+            streams_max, frames, run_frames = config.sample_streams_max, config.sample_frames, config.sample_run_frames
+            drawing = Drawing(config.sample_models, streams_max, frames, run_frames, seed)
+        link = self._link = WriterLink(settings, lambda: self.sampler.living() if self.sampler is not None else {})
         link.counts.dropped.update(dict.fromkeys(DROPPED_FOR, 0))  # so that the first of each is a rise like any other
         link.counts.labels.update({status.name: 0 for status in Joined})
         self.sampler = Sampler(link, driver.clock, driver.sink, drawing, self._learned if self._learns else None)
-        self.desk = FeedbackDesk(link, driver.clock, link.counts.labels)
+        self.desk = FeedbackDesk(link, driver.clock, link.counts.labels, partial(class_names, catalogue))
 
     @property
     def bytes_max(self) -> int:
@@ -85,3 +90,22 @@ class Sampling:
         served = self._catalogue.get(name, version)
         learning = served.version.config.learning if served is not None else None
         return Learned(self._per_s_max, learning.label) if learning is not None and learning.on else None
+
+
+def class_names(catalogue: Catalogue, may_know: Callable[[str], bool]) -> dict[str, dict[str, Sequence[str]]]:
+    """Returns what the classes of the models that are served are called, as `labels.ClassNames` has it: the active
+    version's names, and those of versions that have others. No more than NAMES_BYTES_MAX of them.
+    """
+    names: dict[str, dict[str, Sequence[str]]] = {}
+    left = NAMES_BYTES_MAX
+    for name in filter(may_know, catalogue.names()):
+        active = catalogue.active(name)
+        usual = active.version.labels if active is not None else ()
+        others = {each.version.version: each.version.labels for each in catalogue.versions(name)}
+        of_name = {ACTIVE: usual} | {number: labels for number, labels in others.items() if labels != usual}
+        for number, labels in of_name.items():
+            size_bytes = sum(len(label.encode()) + 4 for label in labels)
+            if labels and size_bytes <= left:
+                names.setdefault(name, {})[number] = labels
+                left -= size_bytes
+    return names

@@ -6,9 +6,15 @@ from fnmatch import fnmatchcase
 from math import prod
 from typing import Any
 
-from duly.sampling.sample import OUTPUT, Array, Key, Labelled, Sample
+import numpy as np
+
+from duly.sampling.sample import OUTPUT, Array, Form, Key, Labelled, Sample
 from duly.sampling.tensors import BadTensor, array_of, fits, is_finite
 
+ClassNames = Mapping[str, Mapping[str, Sequence[str]]]
+"""What classes are called, from class 0 on, by the name of the model and its version; ACTIVE: of all other versions."""
+ACTIVE = ""
+NAMES_TOLD, NAME_CHARS_TOLD = 8, 60
 UNKNOWN = "no frame is kept under this key and id: it was not sampled, or has given way to newer ones"
 
 
@@ -37,8 +43,10 @@ class Labels:
     weight: float
     source: str
 
-    def join(self, sample: Sample, sender: Sender, unix_ns: int) -> Sample:
-        """Returns the frame with the labels. Raises BadTensor, which says what is wrong and what would be right."""
+    def join(self, sample: Sample, sender: Sender, unix_ns: int, names: ClassNames) -> Sample:
+        """Returns the frame with the labels, the name of a class as its number. Raises BadTensor, which says what is
+        wrong and what would be right.
+        """
         arrays: dict[str, Array] = {}
         datatypes: dict[str, str] = {}
         for name, datatype, shape, data in self.tensors:
@@ -47,10 +55,29 @@ class Labels:
                 array = array_of(datatype, shape, data)
                 if not is_finite(array, datatype):
                     raise BadTensor("it has NaN or an infinity")
+                if datatype == "STRING" and name not in sample.form.output_shapes:
+                    array, datatype = _number(array, sample.form, names), "INT64"
             except BadTensor as error:
                 raise BadTensor(f"label {name!r}: {error}") from None
             arrays[name], datatypes[name] = array, datatype
         return sample.with_labels(arrays, datatypes, Labelled(unix_ns, sender.principal, self.weight, self.source))
+
+
+def _number(array: Array, form: Form, names: ClassNames) -> Array:
+    """Returns the number of the class that is named. Raises BadTensor."""
+    versions = names.get(form.model, {})
+    classes = versions.get(form.version) or versions.get(ACTIVE)
+    name = str(array.item())
+    if not classes:
+        raise BadTensor(
+            f"no names of the classes of {form.model}/{form.version} are known (labels in model.toml); a class is its "
+            "number then"
+        )
+    if not name or name not in classes:
+        there = ", ".join(map(repr, classes[:NAMES_TOLD]))
+        more = f" and {len(classes) - NAMES_TOLD} more" if len(classes) > NAMES_TOLD else ""
+        raise BadTensor(f"no class is called {name[:NAME_CHARS_TOLD]!r}; there are {there}{more}")
+    return np.array(classes.index(name), np.int64)
 
 
 def labels_of(item: Mapping[str, Any], data: Sequence[memoryview]) -> Labels:

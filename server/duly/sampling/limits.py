@@ -12,6 +12,9 @@ FRAMES_SECONDS, LABELLED_SECONDS = 2.0, 0.2
 """So long frames, and frames with labels, wait for others to be written with."""
 SEGMENTS_MAX = 20_000
 """Of more segments of a kind the oldest are removed."""
+FRAMES_PART, LABELLED_PART, OLD_PART, JOB_PART = 5 / 16, 5 / 16, 1 / 16, 1 / 4
+"""Parts of what the store of a model may take on the disk: frames, those with labels, old ones that the learner keeps
+(which are there twice while it writes them anew), and those of an attempt that is under way."""
 DROPPED_FOR = (
     "queue_full",  # the writer is slower than frames come
     "writer_down",  # it has ended, and is started again
@@ -22,6 +25,7 @@ DROPPED_FOR = (
     "read_apart",  # its picture was decoded beside the lanes, and what the client sent is gone
     "video",  # an access unit shows nothing without those before it
     "client_gone",  # a part of it lay in memory of a client that has gone meanwhile
+    "fault",  # looking at it failed, by a fault of the server's own
     "misfit",  # what came of it is no tensor of the model's
     "no_space",
     "not_writable",
@@ -47,7 +51,7 @@ class StoreLimits:
     """Of the store of one model that learns."""
 
     bytes_max: int
-    """Half of it is for frames, half for frames with labels."""
+    """Frames have FRAMES_PART of it, frames with labels LABELLED_PART, and what the learner copies of them the rest."""
     age_s_max: float
     """Segments that were written longer ago are removed."""
     frames_max: int = STORE_FRAMES_MAX

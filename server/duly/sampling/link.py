@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -48,11 +48,13 @@ CALLS_MAX = 256
 
 
 class WriterLink:
-    def __init__(self, settings: WriterSettings) -> None:
+    def __init__(self, settings: WriterSettings, living: Callable[[], wire.Groups] = dict) -> None:
+        """`living`: asked for the groups whose streams go on each time that the process is started."""
         self.counts = SamplingCounts()
         self.problem = ""
         """Why nothing can be written just now, for people; empty: nothing is known to be wrong."""
         self._settings = settings
+        self._living = living
         self._loop = asyncio.get_running_loop()
         self._queue: deque[wire.Buffer] = deque()
         self._queued_bytes = 0
@@ -89,10 +91,16 @@ class WriterLink:
             self._sent += places
             self._put(head, data)
 
-    def tell(self, kind: int, body: dict[str, Any]) -> None:
-        """Queues a short message about something that the process can do without."""
-        if self.is_there and self._has_room(0):
-            self._put(wire.encoded(kind, body), ())
+    def tell_ended(self, model: str, group: str) -> bool:
+        """Queues that the stream of a group has ended. Returns False where there is no room: tell it again later. Where
+        there is no process there is nothing to tell, as the next one is told which groups live.
+        """
+        if not self.is_there:
+            return True
+        if not self._has_room(0):
+            return False
+        self._put(wire.encoded(wire.ENDED, {"model": model, "group": group}), ())
+        return True
 
     def ask(
         self, body: dict[str, Any], data: Sequence[wire.Buffer], size_bytes: int
@@ -257,7 +265,8 @@ class WriterLink:
         self._messages = wire.Messages()
         self._heard, self._sent = SamplingCounts(), 0
         self._loop.add_reader(ours.fileno(), self._read)
-        self._put(wire.encoded(wire.SETTINGS, self._settings.as_body()), ())
+        living = {model: list(groups) for model, groups in self._living().items()}
+        self._put(wire.encoded(wire.SETTINGS, self._settings.as_body() | {"living": living}), ())
         return process, output
 
     def _lost(self) -> None:

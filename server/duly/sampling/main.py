@@ -67,10 +67,11 @@ def _serve(connection: socket.socket) -> int:
     def say(kind: int, body: dict[str, Any]) -> None:
         connection.sendall(wire.encoded(kind, body))
 
+    living = first[1].pop("living")
     settings = WriterSettings.of(first[1])
     lacking = _confine(settings)
     try:
-        writing = Writing(settings, say, time.monotonic(), time.time())
+        writing = Writing(settings, say, time.monotonic(), time.time(), living)
     except OSError as error:
         say(wire.STATUS, {"written": {}, "dropped": {}, "problem": error.strerror or "it cannot be read", "bytes": {}})
         return wire.EXIT_FOLDER

@@ -58,9 +58,8 @@ class Reservoirs:
     Where there are as many, the one that may give way for the longest time gives way to a new one.
     """
 
-    def __init__(self, groups_max: int, size: int, random: Random) -> None:
+    def __init__(self, groups_max: int, random: Random) -> None:
         self._groups_max = groups_max
-        self._size = size
         self._random = random
         self._of: dict[str, Reservoir] = {}
         self._may_go: dict[str, None] = {}
@@ -69,8 +68,10 @@ class Reservoirs:
     def __len__(self) -> int:
         return len(self._of)
 
-    def of(self, group: str) -> Reservoir:
-        """Returns the reservoir of a group, a new one where it has none. Raises NoPlace where there is no room."""
+    def of(self, group: str, size: int) -> Reservoir:
+        """Returns the reservoir of a group, where it has none a new one of that size. Raises NoPlace where there is no
+        room.
+        """
         reservoir = self._of.get(group)
         if reservoir is None:
             if len(self._of) >= self._groups_max:
@@ -78,7 +79,7 @@ class Reservoirs:
                     raise NoPlace
                 oldest = next(iter(self._may_go))
                 del self._may_go[oldest], self._of[oldest]
-            reservoir = self._of[group] = Reservoir(self._size, self._random)
+            reservoir = self._of[group] = Reservoir(size, self._random)
         return reservoir
 
     def may_go(self, group: str) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from duly.sampling.runs import State
+
 Array = npt.NDArray[Any]
 Key = tuple[str, int]
 """What clients call a frame by: a stream's key and the frame's id."""
@@ -94,6 +96,8 @@ class Sample:
     """None: there is no label yet."""
     guards: tuple[str, ...] = ()
     """The model's guards that found something on the frame."""
+    state: State | None = None
+    """What the state had seen that the frame ran with; None: the model keeps none, or it is not known."""
 
     @property
     def inputs(self) -> dict[str, Array]:
@@ -173,6 +177,8 @@ def frame_meta(sample: Sample) -> dict[str, Any]:
         meta["pieces"] = [list(piece) for piece in sample.pieces]
     if sample.guards:
         meta["guards"] = list(sample.guards)
+    if sample.state is not None:
+        meta["state"] = list(sample.state)
     if (label := sample.labelled) is not None:
         meta["label"] = {
             "unix_ns": label.unix_ns,
@@ -200,6 +206,7 @@ def sample_of(form: Form, meta: Mapping[str, Any], arrays: Mapping[str, Array]) 
         stream_name=str(meta.get("stream_name", "")),
         pieces=tuple((str(stream), int(frame_id)) for stream, frame_id in meta.get("pieces", ())),
         guards=tuple(map(str, meta.get("guards", ()))),
+        state=None if meta.get("state") is None else State(*map(int, meta["state"])),
         labelled=None
         if label is None
         else Labelled(int(label["unix_ns"]), str(label["principal"]), float(label["weight"]), str(label["source"])),

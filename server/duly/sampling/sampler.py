@@ -14,13 +14,14 @@ from fnmatch import fnmatchcase
 from random import Random
 
 from duly.core.types import OutcomeStatus
-from duly.models.spec import VIDEO, Signature
+from duly.models.spec import STATES_MAX, VIDEO, Signature
 from duly.runtime.held_frames import HeldFrame, InputData
 from duly.runtime.outcome import BatchRun, Output, Sink
 from duly.runtime.shared_memory import SharedData
 from duly.sampling import wire
 from duly.sampling.link import WriterLink
 from duly.sampling.reservoir import NoPlace, Reservoir, Reservoirs
+from duly.sampling.runs import Runs, State, States
 from duly.streams.cheap_work import Budget
 from duly.streams.stream import Stream
 from duly.worker.channel import ENCODINGS, ROW
@@ -47,6 +48,9 @@ class Drawing:
     groups_max: int
     frames: int
     """How many of each group are kept."""
+    run_frames: int
+    """Of a model that keeps state runs of so many neighbours are drawn: as many runs as there is room for in `frames`,
+    at least one."""
     seed: int
 
 
@@ -67,7 +71,8 @@ class _Drawn:
     model: str
     """Its name."""
     group: str
-    reservoir: Reservoir
+    reservoir: Reservoir | Runs
+    """Draws frames, or runs of them where the model keeps state."""
 
 
 class Sampler:
@@ -91,7 +96,8 @@ class Sampler:
         self.run_key = os.urandom(8).hex()
         """Tells this run of the server from others, in the keys of streams."""
         random = Random(drawing.seed) if drawing is not None else Random()
-        self._drawn = Reservoirs(drawing.groups_max, drawing.frames, random) if drawing is not None else None
+        self._drawn = Reservoirs(drawing.groups_max, random) if drawing is not None else None
+        self._states = States(STATES_MAX)
         self._streams: dict[int, _Drawn] = {}
         """What is drawn from each stream that frames were drawn from, by its id."""
         self._draws_of: dict[str, bool] = {}
@@ -150,14 +156,31 @@ class Sampler:
         run: BatchRun,
     ) -> None:
         """Looks at a frame that has run, and keeps it if it is its turn. See `runtime/outcome.Tap`."""
+        try:
+            self._take(pieces, payload, status, outputs, run)
+        except Exception:
+            self._link.counts.dropped["fault"] += 1
+            raise
+
+    def _take(
+        self,
+        pieces: Sequence[HeldFrame],
+        payload: Sequence[InputData],
+        status: OutcomeStatus,
+        outputs: Sequence[Output],
+        run: BatchRun,
+    ) -> None:
         held = pieces[0]
         model = run.batch.model
         stored = self._stored(model) if self._learned is not None else None
+        state = self._state(pieces, run) if held.signature.stateful else None
         group, place = "", None
         if self._drawn is not None:
             drawn = self._streams.get(held.frame.stream_id) or self._first(held, model)
             if drawn is not None:
-                group, place = drawn.group, drawn.reservoir.offer()
+                group, draws = drawn.group, drawn.reservoir
+                is_first = state is not None and state.age == 0
+                place = draws.offer(is_first) if isinstance(draws, Runs) else draws.offer()
         if stored is None and place is None:
             return
         places = (stored is not None) + (place is not None)
@@ -184,11 +207,24 @@ class Sampler:
             return
         form = self._form(model, pieces, payload, stored.class_label if stored is not None else "label")
         frame = self._frame(pieces, payload, status, run)
+        if state is not None:
+            frame["state"] = state
         text = f'"store": {json.dumps(stored is not None)}, "tensors": {json.dumps(tensors)}'
         if place is not None:
             text += f', "group": "{group}", "place": {place}'
         head = wire.encoded(wire.FRAME, f'{{{text}, "frame": {json.dumps(frame)}, "form": {form}}}', size_bytes)
         self._link.send(head, data, size_bytes, places)
+
+    def _state(self, pieces: Sequence[HeldFrame], run: BatchRun) -> State | None:
+        """Returns what the state had seen that a frame ran with; None: that is not known."""
+        sink = self._sink(pieces[0].frame.stream_id)
+        if isinstance(sink, Stream) and sink.asked.single:
+            return State(pieces[0].frame.frame_id, 0)
+        seq = max(piece.frame.seq for piece in pieces)
+        # Of a joint frame the stream is that of its group.
+        frame = pieces[0].frame if len(pieces) == 1 else next(each for each in run.batch.frames if each.seq == seq)
+        anew = seq in run.batch.resets_state or seq in run.lost_state
+        return self._states.ran(frame.stream_id, frame.frame_id, anew)
 
     def _stored(self, model: str) -> Learned | None:
         """Returns what is to be known of a model that learns, if this frame of it is kept."""
@@ -211,6 +247,7 @@ class Sampler:
         nothing is.
         """
         assert self._drawn is not None
+        assert self._drawing is not None
         name = model.partition("/")[0]
         if not self._draws(name):
             return None
@@ -218,11 +255,14 @@ class Sampler:
         sink = self._sink(stream_id)
         single = isinstance(sink, Stream) and sink.asked.single
         group = self._shared_group(name, held.principal) if single else f"{self.run_key}-{stream_id}"
+        runs = held.signature.stateful and not single
+        frames, run_frames = self._drawing.frames, self._drawing.run_frames
         try:
-            drawn = _Drawn(name, group, self._drawn.of(group))
+            reservoir = self._drawn.of(group, max(1, frames // run_frames) if runs else frames)
         except NoPlace:
             self._link.counts.dropped["streams"] += 1
             return None
+        drawn = _Drawn(name, group, Runs(reservoir, run_frames) if runs else reservoir)
         if single:
             self._drawn.may_go(group)  # nobody can tell when the last of its frames has come
         else:
@@ -231,12 +271,20 @@ class Sampler:
 
     def look(self) -> None:
         """Lets streams give way to others that have closed. It must be called periodically."""
+        self._states.forget(lambda stream_id: self._sink(stream_id) is None)
         for stream_id, drawn in list(self._streams.items()):
-            if self._sink(stream_id) is None:
+            if self._sink(stream_id) is None and self._link.tell_ended(drawn.model, drawn.group):
                 del self._streams[stream_id]
                 if self._drawn is not None:
                     self._drawn.may_go(drawn.group)
-                self._link.tell(wire.ENDED, {"model": drawn.model, "group": drawn.group})
+
+    def living(self) -> dict[str, set[str]]:
+        """Returns the groups whose streams go on, by model."""
+        groups: dict[str, set[str]] = {}
+        for stream_id, drawn in self._streams.items():
+            if self._sink(stream_id) is not None:
+                groups.setdefault(drawn.model, set()).add(drawn.group)
+        return groups
 
     # ---- what is said of a frame ----
 

@@ -21,7 +21,9 @@ from duly.sampling.files import (
     write,
 )
 from duly.sampling.limits import (
+    FRAMES_PART,
     FRAMES_SECONDS,
+    LABELLED_PART,
     LABELLED_SECONDS,
     SEGMENT_BYTES_MAX,
     SEGMENT_FRAMES_MAX,
@@ -208,9 +210,9 @@ class ModelStore:
 
     def __init__(self, folder: Path, limits: StoreLimits, unix_s: float) -> None:
         """`folder`: DIR/MODEL, which need not be there. Raises OSError where it cannot be read."""
-        half = limits.bytes_max // 2
-        self.frames = Segments(folder / FRAMES, FRAMES_SECONDS, half, limits, durable=False)
-        self.labelled = Segments(folder / LABELLED, LABELLED_SECONDS, half, limits, durable=True)
+        frames, labelled = int(limits.bytes_max * FRAMES_PART), int(limits.bytes_max * LABELLED_PART)
+        self.frames = Segments(folder / FRAMES, FRAMES_SECONDS, frames, limits, durable=False)
+        self.labelled = Segments(folder / LABELLED, LABELLED_SECONDS, labelled, limits, durable=True)
         self._places: dict[str, dict[int, int]] = {}
         """Where frames are, by their streams' keys and their ids: number of the segment times FRAMES_MAX, and place."""
         self._remembered = 0

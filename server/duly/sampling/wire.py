@@ -6,7 +6,7 @@ is kept.
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -17,7 +17,8 @@ DATA_BYTES_MAX = 64 << 20
 """A message with a text longer than TEXT_BYTES_MAX, or more bytes after it, is not read: the connection ends."""
 
 SETTINGS, FRAME, LABELS, ENDED, STOP = 1, 2, 3, 4, 5
-"""To the writer: what it is to do, first of all; a frame; labels; a group whose stream has ended; write all and end."""
+"""To the writer: what it is to do and whose streams go on, first of all; a frame; labels; a group whose stream has
+ended; write all and end."""
 READY, STATUS, ANSWERS = 16, 17, 18
 """From it: it has looked through its folders; what was written and what was not; what became of labels."""
 
@@ -25,6 +26,8 @@ EXIT_FOLDER = 3
 """How the writer ends where a folder is not there, or cannot be read."""
 
 Buffer = bytes | bytearray | memoryview
+Groups = Mapping[str, Collection[str]]
+"""Names of groups of frames, by the name of their model."""
 
 
 class Joined(IntEnum):

@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from duly.sampling import wire
 from duly.sampling.drawn import DrawnFolder, Full
-from duly.sampling.labels import UNKNOWN, Labels, Sender, labels_of
+from duly.sampling.labels import UNKNOWN, ClassNames, Labels, Sender, labels_of
 from duly.sampling.limits import WriterSettings
 from duly.sampling.sample import form_of, sample_of
 from duly.sampling.segments import ModelStore
@@ -46,14 +47,22 @@ class FolderGone(Exception):
 
 
 class Writing:
-    def __init__(self, settings: WriterSettings, say: Say, now_s: float, unix_s: float) -> None:
-        """Looks through what is there from before. `say(kind, body)` sends a message to the server. Raises OSError
-        where a folder is not there or cannot be read.
+    def __init__(
+        self,
+        settings: WriterSettings,
+        say: Say,
+        now_s: float,
+        unix_s: float,
+        living: wire.Groups = MappingProxyType({}),
+    ) -> None:
+        """Looks through what is there from before. `say(kind, body)` sends a message to the server. `living`: the
+        groups of samples whose streams go on. Raises OSError where a folder is not there or cannot be read.
         """
         self._settings = settings
         self._say = say
         self._folders = {Path(folder): _identity(Path(folder)) for folder in settings.folders}
-        self._drawn = DrawnFolder(Path(settings.drawn_folder), settings.drawn) if settings.drawn_folder else None
+        drawn = Path(settings.drawn_folder)
+        self._drawn = DrawnFolder(drawn, settings.drawn, living) if settings.drawn_folder else None
         self._stores: dict[str, ModelStore] = {}
         self._trim_s = now_s + TRIM_SECONDS
         self._written: Counter[str] = Counter()
@@ -175,17 +184,24 @@ class Writing:
 
     def _labels(self, now_s: float, unix_s: float, body: dict[str, Any], data: memoryview) -> None:
         sender = Sender(str(body["principal"]), bool(body["any_stream"]), tuple(body["models"]))
+        names: ClassNames = body["names"]
         items = body["items"]
         pieces = iter(wire.parts(data, [size for item in items for size in item["sizes"]]))
         call = _Call(int(body["call"]), len(items), self._say)
         labels = [labels_of(item, [next(pieces) for _ in item["sizes"]]) for item in items]
         places = [max((store.place(each.key) for store in self._stores.values()), default=-1) for each in labels]
         for nth in sorted(range(len(items)), key=places.__getitem__):  # each segment is looked into once
-            self._join(now_s, unix_s, labels[nth], sender, partial(call.answer, nth))
+            self._join(now_s, unix_s, labels[nth], sender, names, partial(call.answer, nth))
         call.answered_all()
 
     def _join(
-        self, now_s: float, unix_s: float, labels: Labels, sender: Sender, answer: Callable[[Joined, str], None]
+        self,
+        now_s: float,
+        unix_s: float,
+        labels: Labels,
+        sender: Sender,
+        names: ClassNames,
+        answer: Callable[[Joined, str], None],
     ) -> None:
         """Joins labels with their frame, wherever it is kept, and answers once what came of it is known."""
         unix_ns = int(unix_s * 1e9)
@@ -200,11 +216,11 @@ class Writing:
                 answer(Joined.UNKNOWN_FRAME, UNKNOWN)
                 return
             if drawn is not None and self._drawn is not None:
-                self._drawn.put_again(labels.key, labels.join(drawn, sender, unix_ns))
+                self._drawn.put_again(labels.key, labels.join(drawn, sender, unix_ns, names))
             if kept is None or store is None:
                 answer(Joined.JOINED, "")
                 return
-            with_labels = labels.join(kept, sender, unix_ns)
+            with_labels = labels.join(kept, sender, unix_ns, names)
         except BadTensor as error:
             answer(Joined.INVALID, str(error))
             return

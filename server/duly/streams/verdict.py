@@ -66,11 +66,12 @@ class Verdicts:
         counts = self._metrics.of(frame.model, held.stream_class)
         counts.outcome(outcome.status, latency_ns, slack_ns, age_ns)
         run = outcome.run
-        if run is not None and run.guards is not None:
-            self._metrics.flagged(frame.model, outcome.guards)
-        if run is not None and outcome.status <= OutcomeStatus.LATE:
-            sent_ns, started_ns = run.dispatched_ns, run.started_ns
-            counts.ran(now_ns, sent_ns - held.received_ns, started_ns - sent_ns, run.finished_ns - started_ns)
+        if run is not None:
+            if run.guards is not None:
+                self._metrics.flagged(frame.model, outcome.guards)
+            if outcome.status <= OutcomeStatus.LATE:
+                sent_ns, started_ns = run.dispatched_ns, run.started_ns
+                counts.ran(now_ns, sent_ns - held.received_ns, started_ns - sent_ns, run.finished_ns - started_ns)
         if self._observe is not None:
             self._observe(outcome)
 

@@ -5,6 +5,7 @@ who sends. A frame that is read beside the lanes (`worker/read_apart`) has it in
 """
 
 from hashlib import sha256
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,9 @@ CHANNELS_MAX = 4
 
 
 class Look(NamedTuple):
-    """What no guard asks for is 0. Its fields are the end of ROW_HEAD (`worker/channel`)."""
+    """What no guard asks for is 0. Its fields are the end of ROW_HEAD (`worker/channel`). An input of no elements is
+    within any range, and not blank.
+    """
 
     least: float = 0.0
     largest: float = 0.0
@@ -72,6 +75,9 @@ class Looker:
         """
         least = largest = spread = low_share = high_share = 0.0
         numbers = as_numbers(value) if value.dtype.kind != "O" else value
+        if not numbers.size:
+            # The least of nothing is larger than any number; and of nothing nobody can say that it is blank.
+            least, largest, spread = inf, -inf, inf
         with np.errstate(all="ignore"):  # of what is not finite nothing can be said, which is no warning to anybody
             if self._extremes and numbers.size:
                 least, largest = float(numbers.min()), float(numbers.max())

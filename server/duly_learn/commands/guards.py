@@ -10,6 +10,7 @@ import structlog
 from duly.cli_numbers import Number
 from duly_learn.commands.versions import version_of
 from duly_learn.frames.places import frames_from
+from duly_learn.frames.runs import split_runs
 from duly_learn.frames.split import split
 from duly_learn.guards.measure import measure, table
 from duly_learn.running.model import running
@@ -66,13 +67,13 @@ def guards(
     if not version.config.guards:
         raise click.ClickException(f"{version.key} has no guards; say [[guard]] in its model.toml")
     with running(version, threads=threads) as worker:
-        frames = frames_from(places, worker.signature, frames_max, seed, topic, _tell)
-        used = frames if held_out == 1 else split(frames, held_out, seed)[1]
+        # Frames that were flagged stay: without them there would be no false alarms.
+        frames = frames_from(places, worker.signature, frames_max, seed, topic, _tell, version.name, flagged=True)
+        divide = split_runs if worker.signature.stateful else split
+        used = frames if held_out == 1 else divide(frames, held_out, seed)[1]
         rows = measure(worker, used, seed, _tell)
     if as_json:
-        click.echo(
-            json.dumps([{"kind": r.kind, "frames": r.frames, "found": dict(r.by_guard), "any": r.by_any} for r in rows])
-        )
+        click.echo(json.dumps([row.told() for row in rows]))
     else:
         click.echo(table(rows))
 

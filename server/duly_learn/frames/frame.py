@@ -38,6 +38,8 @@ class LearnFrame:
     """When it was captured. Only the order and distances within a stream mean something."""
     label: Mapping[str, Array] | None = None
     """What would have been right, by the names of outputs and in their form; None: nobody has said."""
+    warms_up: bool = False
+    """Whether it is run so that the model's state is known after it, and not judged."""
 
     @property
     def nbytes(self) -> int:

@@ -11,21 +11,35 @@ Of a table the frame's own columns are features, too, each on a scale of its own
 deviations: columns have units, and tails. A rare value in one that is nearly always the same would outweigh all others,
 and so no column's deviation counts as less than a share of its range.
 
-The threshold is what clean frames exceed at a stated rate, where each frame is judged by a detector that was fitted
-without the block of its stream that it lies in: neighbours are alike, and a frame that was fitted to says nothing.
+Each clean frame is judged by a detector that was fitted without the block of its stream that it lies in: neighbours are
+alike, and a frame that was fitted to says nothing. A first threshold is what these frames exceed at a stated rate, with
+a margin. It is then moved further off, for two reasons.
+
+Blocks: where a camera moves through scenes, all frames of a block lie further off than those of others, and a block
+that is yet to come may lie further off than all that were seen. The logarithm of a frame's score is that of its block,
+their median, and the frame's own. How far off one more block may lie is said by the prediction interval of a normal
+distribution (with Student's t, as few blocks tell little), and frames' own come on top. Where blocks differ no more
+than frames do, it is not moved.
+
+Another time: all of this knows of one recording, and an hour later the street is fuller and the light another. What
+guards are there for often lies far beyond, and then nothing is gained by a threshold so close to what was usual in an
+hour. So spoilt frames, made of clean ones, say how far off it may be: hardly any of those that were found may be lost.
 """
 
 import random
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import t as student
 
 from duly_learn.errors import LearnError
 
 Floats = npt.NDArray[np.float64]
+Features = Mapping[str, Floats]
+"""Those of frames [N, D] by layer."""
 
 FALSE_ALARMS = 0.002
 """The share of clean frames whose scores, by detectors that were fitted without them, may be above the threshold before
@@ -33,10 +47,22 @@ the margin."""
 MARGIN = 1.5
 """By how much the threshold lies above that, as a ratio of squared distances: days differ more than the blocks of one
 recording do. It halves the false alarms and costs at most one of a hundred noisy frames (docs/guards.md)."""
-FOLDS = 5
+BLOCKS_FURTHER_OFF = 0.01
+"""The chance with which the next block lies further off than the threshold allows for."""
+FURTHER_MAX = 4.0
+"""For the sake of another time the threshold is moved so many times further off at most."""
+LOST = 0.01
+"""The share of the spoilt frames of a kind that may be lost by that."""
+TOLD_APART = 0.9
+"""Kinds of which a smaller share is found at first are not minded: clean frames look like them, too."""
+SPARE = 0.85
+"""The threshold stays below such a share of the score of a spoilt frame that must be found."""
+FOLDS = 10
 """So many detectors judge the frames that they were not fitted to."""
 BLOCKS = 10
 """A stream is cut into so many blocks, whose frames are judged together."""
+BLOCK_FRAMES_MIN = 5
+"""A stream with fewer frames for each is cut into fewer blocks."""
 FRAMES_MIN = 50
 """With fewer frames nothing is fitted: their distribution would be a guess."""
 VARIANCE = 0.98
@@ -150,17 +176,42 @@ class Detector:
     """For each layer, the squared distances within and outside of the components that count as 1."""
     frames: int
     """So many clean frames it was fitted to."""
+    unlike: float = 1.0
+    """How many times further off the threshold should lie as blocks differ from one another."""
+    further: float = 1.0
+    """How many times further off it was moved."""
 
-    def scores(self, features: Mapping[str, Floats]) -> Floats:
+    def scores(self, features: Features) -> Floats:
         """Returns a score for each frame: above 1 it is not like those that were fitted to, [N]."""
         ratios = [
             self.layers[name].distances(features[name]) / np.asarray(self.thresholds[name]) for name in self.layers
         ]
         return np.asarray(np.sqrt(np.concatenate(ratios, axis=1).max(axis=1)))
 
+    def moved(self, must: Iterable[Features], may: Iterable[Features]) -> "Detector":
+        """Returns it with a threshold as far off as blocks ask for and spoilt frames allow. `must`: features of kinds
+        that must be found still; `may`: of such as may be lost where blocks ask for that. With neither it lies where
+        blocks ask for.
+        """
+        hard, soft = self._allowed(must), self._allowed(may)
+        free = min(FURTHER_MAX, hard, soft) if min(hard, soft) < np.inf else 1.0
+        further = max(1.0, min(self.unlike, hard), free)
+        thresholds = {name: (inside * further**2, out * further**2) for name, (inside, out) in self.thresholds.items()}
+        return replace(self, thresholds=thresholds, further=further)
+
+    def _allowed(self, spoilt: Iterable[Features]) -> float:
+        """How many times further off the threshold may lie; infinite: nothing says."""
+        least = np.inf
+        for features in spoilt:
+            scores = np.sort(self.scores(features))
+            found = scores[scores > 1]
+            if len(found) >= TOLD_APART * len(scores):
+                least = min(least, SPARE * float(found[int(LOST * len(scores))]))
+        return least
+
 
 def fit(
-    features: Mapping[str, Floats],
+    features: Features,
     streams: Sequence[str],
     seed: int,
     logarithmic: Collection[str] = (),
@@ -168,7 +219,8 @@ def fit(
 ) -> Detector:
     """Fits to the features [N, D] of clean frames by layer. `streams`: which stream each of the N frames is of, in the
     order of their capture. `logarithmic`: the layers whose features differ by orders of magnitude; `tables`: those
-    whose features are columns with units of their own. Raises TooFew.
+    whose features are columns with units of their own. The threshold is the first one, before it is `moved`. Raises
+    TooFew.
     """
     count = len(streams)
     if count < FRAMES_MIN:
@@ -176,7 +228,8 @@ def fit(
             f"{count} frames: a detector of frames that are not like others needs at least {FRAMES_MIN} clean ones; "
             "some hundreds of all that is usual where the model serves are better"
         )
-    folds = _folds(streams, seed)
+    blocks = _blocks(streams)
+    folds = _folds(blocks, seed)
     layers: dict[str, Gaussian] = {}
     unseen: dict[str, Floats] = {}
     for name, rows in features.items():
@@ -193,23 +246,43 @@ def fit(
         least = 1.0, (1 - VARIANCE) * features[name].shape[1]  # what the components leave out, where that is nothing
         usual[name] = np.maximum(np.quantile(judged, rate, axis=0), least)
     largest = np.max([(unseen[name] / usual[name]).max(axis=1) for name in layers], axis=0)
-    factor = max(1.0, float(np.quantile(largest, rate))) * MARGIN
-    thresholds = {name: (float(usual[name][0] * factor), float(usual[name][1] * factor)) for name in layers}
-    return Detector(layers, thresholds, count)
+    of_frames = max(1.0, float(np.quantile(largest, rate))) * MARGIN
+    thresholds = {name: (float(usual[name][0] * of_frames), float(usual[name][1] * of_frames)) for name in layers}
+    return Detector(layers, thresholds, count, max(1.0, float(np.sqrt(further_off(largest, blocks) / of_frames))))
 
 
-def _folds(streams: Sequence[str], seed: int) -> npt.NDArray[np.int64]:
-    """Returns for each frame by which fold it is judged. Blocks of a stream stay together."""
+def further_off(scores: Floats, blocks: npt.NDArray[np.int64]) -> float:
+    """Returns the score that FALSE_ALARMS of the frames exceed in a block that lies as far off as one of
+    1 / BLOCKS_FURTHER_OFF does. `scores`: squared ones, of frames of these blocks, [N]; there are two blocks or more.
+    """
+    logs = np.log(np.maximum(scores, 1e-12))
+    numbers, of = np.unique(blocks, return_inverse=True)
+    count = len(numbers)
+    middles = np.array([np.median(logs[of == nth]) for nth in range(count)])
+    reach = float(student.ppf(1 - BLOCKS_FURTHER_OFF, count - 1)) * float(middles.std(ddof=1)) * np.sqrt(1 + 1 / count)
+    return float(np.exp(middles.mean() + reach + np.quantile(logs - middles[of], 1 - FALSE_ALARMS)))
+
+
+def _blocks(streams: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Returns for each frame the number of the block of its stream that it lies in."""
     places: dict[str, list[int]] = {}
     for index, stream in enumerate(streams):
         places.setdefault(stream, []).append(index)
-    blocks: list[list[int]] = []
+    blocks = np.zeros(len(streams), np.int64)
+    number = 0
     for indices in places.values():
-        cuts = min(BLOCKS, len(indices))
+        cuts = max(1, min(BLOCKS, len(indices) // BLOCK_FRAMES_MIN))
         bounds = [len(indices) * nth // cuts for nth in range(cuts + 1)]
-        blocks += [indices[low:high] for low, high in pairwise(bounds)]
-    random.Random(seed).shuffle(blocks)
-    folds = np.zeros(len(streams), np.int64)
-    for nth, block in enumerate(blocks):
-        folds[block] = nth % FOLDS
-    return folds
+        for low, high in pairwise(bounds):
+            blocks[indices[low:high]] = number
+            number += 1
+    return blocks
+
+
+def _folds(blocks: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
+    """Returns for each frame by which fold it is judged. Blocks stay together."""
+    order = list(range(int(blocks.max()) + 1))
+    random.Random(seed).shuffle(order)
+    fold_of = np.zeros(len(order), np.int64)
+    fold_of[order] = np.arange(len(order)) % FOLDS
+    return np.asarray(fold_of[blocks])

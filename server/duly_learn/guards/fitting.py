@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from duly_learn.guards.branches import without_constant_branches
 from duly_learn.guards.detector import FALSE_ALARMS, MARGIN, Detector, Floats, fit
 from duly_learn.guards.graph import features_of, with_detector, with_features, without_detector
 from duly_learn.guards.layers import Tap, chosen, taps_of
+from duly_learn.guards.spoilt import PATCHES_KIND
 
 SCORE = "duly_guard_score"
 """The graph output that has the score."""
@@ -25,6 +27,10 @@ FEATURES_MAX = 8192
 COLUMNS_MAX = 256
 """An input of one dimension with more elements is no table, but sound or another series, whose elements say little each
 by itself."""
+FURTHER_TOLD = 1.1
+"""It is told where a threshold is moved more times further off."""
+UNLIKE_TOLD = 1.5
+"""It is told where it should be moved more times further off as parts of recordings differ."""
 GRAPH_BYTES_MAX = 1_900_000_000
 """No detector is put into a larger graph: ONNX keeps a graph with its weights in one message of less than 2 GiB."""
 
@@ -54,8 +60,20 @@ class Fitted:
         return (
             f"a detector of frames unlike others, fitted to {self.detector.frames} clean ones on {self._where}: "
             f"{FALSE_ALARMS:.1%} of clean frames that it had not seen were as far off as its threshold before a margin "
-            f"of {MARGIN:g}"
+            f"of {MARGIN:g}{self._further}"
         )
+
+    @property
+    def _further(self) -> str:
+        detector, words = self.detector, ""
+        if detector.further > FURTHER_TOLD:
+            words = f"; it lies {detector.further:.1f} times as far off as that, where noise is found still"
+        if detector.unlike > UNLIKE_TOLD:
+            words += (
+                "; parts of the recordings differ much from one another, and frames of more scenes make the detector "
+                "narrower"
+            )
+        return words
 
     @property
     def _where(self) -> str:
@@ -73,9 +91,11 @@ def fit_detector(
     streams: Sequence[str],
     seed: int,
     layers: Sequence[str] = (),
+    spoilt: Mapping[str, Iterable[Tensors]] = MappingProxyType({}),
 ) -> Fitted:
     """Fits to what the graph is given for clean frames, one frame at a time (`running.seen`). `streams`: which stream
-    each frame is of. `layers`: tensors of the graph to look at; none: they are chosen.
+    each frame is of. `layers`: tensors of the graph to look at; none: they are chosen. `spoilt`: the same of
+    spoilt frames by their kinds (`spoilt.Spoiler`), which say how far off the threshold may lie.
 
     A detector that the graph has already gives way to the new one. Raises NoFeatures and TooFew.
     """
@@ -118,14 +138,35 @@ def fit_detector(
                 raise NoFeatures("none of the graph's layers has the frames of a batch first, and channels for each")
             ranks = {tap.tensor: len(shapes[tap.tensor]) for tap in taps}
             session = _session(with_features(flat, taps, ranks))
-        values = session.run([features_of(tap) for tap in taps], _feeds(session, tensors))
-        for tap, value in zip(taps, values, strict=True):
-            rows.setdefault(tap.tensor, []).append(np.asarray(value[0], np.float64))
+        _look(session, taps, tensors, rows)
     features = {name: np.stack(each) for name, each in rows.items()}
     detector = fit(features, streams, seed, [name for name, rank in ranks.items() if rank > 2], tables)
+    if session is not None:
+        parts = {kind: _features(session, taps, each) for kind, each in spoilt.items()}
+        patches = [part for kind, part in parts.items() if kind == PATCHES_KIND]
+        detector = detector.moved([part for kind, part in parts.items() if kind != PATCHES_KIND], patches)
     written = with_detector(flat, taps, ranks, detector, SCORE)
     guard = {"kind": "DISTRIBUTION", "output": SCORE, "max": 1.0}
     return Fitted(written, detector, [tap.tensor for tap in taps], tables, guard)
+
+
+def _look(
+    session: onnxruntime.InferenceSession, taps: Sequence[Tap], tensors: Tensors, rows: dict[str, list[Floats]]
+) -> None:
+    """Adds the features of a frame to the rows of each layer."""
+    values = session.run([features_of(tap) for tap in taps], _feeds(session, tensors))
+    for tap, value in zip(taps, values, strict=True):
+        rows.setdefault(tap.tensor, []).append(np.asarray(value[0], np.float64))
+
+
+def _features(
+    session: onnxruntime.InferenceSession, taps: Sequence[Tap], inputs: Iterable[Tensors]
+) -> dict[str, Floats]:
+    """Returns the features [N, D] of frames by layer."""
+    rows: dict[str, list[Floats]] = {}
+    for tensors in inputs:
+        _look(session, taps, tensors, rows)
+    return {name: np.stack(each) for name, each in rows.items()}
 
 
 def _is_table(array: npt.NDArray[Any] | None) -> bool:

@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic_ns
 
+from duly.agreement.interval import Interval, interval
 from duly_learn.frames.frame import LearnFrame
+from duly_learn.frames.split import neighbours
 from duly_learn.guards.spoilt import Spoiler
 from duly_learn.running.model import RunningModel
 
@@ -20,11 +22,24 @@ class Row:
     by_guard: Mapping[str, int]
     """On how many of them each guard found something."""
     by_any: int
+    found: Interval
+    """The share of frames on which something was found, with its 95 % interval; neighbours count as one."""
 
     @property
     def share(self) -> float:
         """The share of the frames on which something was found."""
         return self.by_any / self.frames if self.frames else 0.0
+
+    def told(self) -> dict[str, object]:
+        """Returns it as it stands in JSON."""
+        ends = [self.found.low, self.found.high]
+        return {
+            "kind": self.kind,
+            "frames": self.frames,
+            "found": dict(self.by_guard),
+            "any": self.by_any,
+            "interval": ends,
+        }
 
 
 def measure(
@@ -59,28 +74,31 @@ def evenly(frames: Sequence[LearnFrame], most: int) -> list[LearnFrame]:
 
 def _row(model: RunningModel, kind: str, frames: Sequence[LearnFrame]) -> Row:
     allowed = max((guard.repeats_max for guard in model.version.config.guards if guard.kind == "FROZEN"), default=0)
-    found = model.found(frames)
+    counted = list(zip(frames, model.found(frames), strict=True))
     if kind == "frozen":
         seen: dict[str, int] = {}
-        counted = []
-        for frame, names in zip(frames, found, strict=True):
-            seen[frame.stream] = seen.get(frame.stream, 0) + 1
-            if seen[frame.stream] > allowed + 1:
-                counted.append(names)
-        found = counted
-    guards = model.signature.guards
-    by_guard = {name: sum(name in names for names in found) for name in guards}
-    return Row(kind, len(found), by_guard, sum(map(bool, found)))
+        nth: list[int] = []
+        for frame in frames:
+            nth.append(seen.get(frame.stream, 0))
+            seen[frame.stream] = nth[-1] + 1
+        counted = [each for each, before in zip(counted, nth, strict=True) if before > allowed]
+    found = [names for _, names in counted]
+    by_guard = {name: sum(name in names for names in found) for name in model.signature.guards}
+    if not found:
+        return Row(kind, 0, by_guard, 0, Interval(0.0, 0.0, 1.0, 0))
+    alike = len(found) / len(set(neighbours([frame for frame, _ in counted])))
+    share = interval([float(bool(names)) for names in found], alike=alike)
+    return Row(kind, len(found), by_guard, sum(map(bool, found)), share)
 
 
 def table(rows: Sequence[Row]) -> str:
     """Returns the rows as text for people."""
     guards = list(rows[0].by_guard)
-    heads = ["frames", "number", *guards, "any guard"]
+    heads = ["frames", "number", *guards, "any guard", "95 % interval"]
     lines = [
         [row.kind, str(row.frames)]
         + [f"{row.by_guard[name] / max(1, row.frames):.1%}" for name in guards]
-        + [f"{row.share:.1%}"]
+        + [f"{row.share:.1%}", f"{row.found.low:.1%} to {row.found.high:.1%}"]
         for row in rows
     ]
     widths = [max(len(line[at]) for line in [heads, *lines]) for at in range(len(heads))]

@@ -13,6 +13,7 @@ from duly_learn.frames.frame import Array, Encoded, LearnFrame, Value
 
 PATCHES = 8
 """A picture is cut into so many rows and columns of patches."""
+PATCHES_KIND = f"shuffled patches, {PATCHES} x {PATCHES}"
 _PICTURES = {"JPEG": ".jpg", "MJPEG": ".jpg", "PNG": ".png"}
 _QUALITY = 95
 _QUANTILES = (0.001, 0.999)
@@ -49,7 +50,7 @@ class Spoiler:
             "gaussian noise": self.gaussian,
             f"shuffled {self._elements}": self.shuffled,
         }
-        return ways | ({f"shuffled patches, {PATCHES} x {PATCHES}": self.patches} if self.pictures else {})
+        return ways | ({PATCHES_KIND: self.patches} if self.pictures else {})
 
     def blank(self, frames: Sequence[LearnFrame]) -> list[LearnFrame]:
         """Frames of one colour, or of one number."""

@@ -12,8 +12,10 @@ FALSE_ALARMS_MAX = 0.01
 USEFUL_MIN = 0.5
 """A detector that finds a smaller share of every kind of noise and of shuffled frames is of no use."""
 ALARMING_MIN = 0.1
-"""Nor is one that flags a larger share of clean frames."""
-_OF_OTHERS = frozenset({CLEAN, "blank", "frozen"})
+"""Nor is one that flags a larger share of clean frames, or surely more than FALSE_ALARMS_MAX."""
+LESS_MAX = 0.1
+"""A variant may find so much less of each kind than the first one of its version, and no less."""
+OF_OTHERS = frozenset({CLEAN, "blank", "frozen"})
 """What other guards are there for, or none."""
 
 
@@ -32,8 +34,9 @@ class Verdict:
 def verdict(rows: Sequence[Row], detector: str) -> Verdict:
     """Judges rows of `measure`, the first of which is of clean frames. `detector`: the name of its guard."""
     clean, *spoilt = rows
-    found = f"false alarms on {clean.share:.1%} of {clean.frames} held-out frames; found " + ", ".join(
-        f"{row.kind} {row.share:.1%}" for row in spoilt
+    found = (
+        f"false alarms on {clean.share:.1%} of {clean.frames} held-out frames (95 % interval: {clean.found.low:.1%} to "
+        f"{clean.found.high:.1%}); found " + ", ".join(f"{row.kind} {row.share:.1%}" for row in spoilt)
     )
     short = []
     if clean.share > FALSE_ALARMS_MAX:
@@ -51,6 +54,16 @@ def verdict(rows: Sequence[Row], detector: str) -> Verdict:
     return Verdict(found, short, _useless(clean, spoilt, detector))
 
 
+def finds_less(rows: Sequence[Row], first: Sequence[Row]) -> str:
+    """Says of which kinds a variant's guards find much less than those of the first one; empty: of none."""
+    shares = {row.kind: row.share for row in first if row.kind != CLEAN}
+    return ", ".join(
+        f"{row.share:.1%} of {row.kind} found, there {shares[row.kind]:.1%}"
+        for row in rows
+        if row.kind in shares and row.share < shares[row.kind] - LESS_MAX
+    )
+
+
 def _help(kind: str) -> str:
     if kind == "blank":
         return "a BLANK guard with a larger spread_max, or RANGE, finds more"
@@ -64,9 +77,12 @@ def _help(kind: str) -> str:
 
 def _useless(clean: Row, spoilt: Sequence[Row], detector: str) -> str:
     alarms = clean.by_guard[detector] / max(1, clean.frames)
-    if alarms > ALARMING_MIN:
-        return f"it flags {alarms:.1%} of {clean.frames} clean held-out frames"
-    shares = {row.kind: row.by_guard[detector] / max(1, row.frames) for row in spoilt if row.kind not in _OF_OTHERS}
+    if alarms > ALARMING_MIN or min(alarms, clean.found.low) > FALSE_ALARMS_MAX:
+        return (
+            f"it flags {alarms:.1%} of {clean.frames} clean held-out frames: those that it was fitted to are too "
+            "unlike them, and frames of more scenes are needed"
+        )
+    shares = {row.kind: row.by_guard[detector] / max(1, row.frames) for row in spoilt if row.kind not in OF_OTHERS}
     if shares and max(shares.values()) < USEFUL_MIN:
         return "it finds hardly anything: " + ", ".join(f"{share:.1%} of {kind}" for kind, share in shares.items())
     return ""

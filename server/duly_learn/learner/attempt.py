@@ -1,42 +1,42 @@
 """One attempt at a new version: the labels are judged, a trainer makes it, it is validated, and published.
 
 Every step can fail or end in the middle, and leaves the store, the repository and what serves as they were, but for
-folders of work that the next attempt replaces. Nothing counts before the rename that publishes.
+folders of work that the next attempt replaces. Nothing counts before the rename that publishes. All the while nobody
+else makes a version of the model.
 """
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from duly.agreement.measures import Outputs
 from duly.models.manifest import MANIFEST_FILE
 from duly.models.repository import ModelVersion
-from duly.models.spec import Signature
 from duly.runtime.worker_command import worker_environment
 from duly.sampling.files import BrokenFile, read_file
 from duly.sampling.sample import Sample
 from duly.sampling.store import LABELLED, segment_name
+from duly_learn.alone import alone
 from duly_learn.errors import LearnError
-from duly_learn.frames.samples import frame_of
-from duly_learn.learner.answers import answer_of, classes_of, label_of
+from duly_learn.learner.answers import classes_of, label_of
 from duly_learn.learner.heart import Known
-from duly_learn.learner.held_out import block_of, held_out
-from duly_learn.learner.job import Job, Lesson, write_job
+from duly_learn.learner.held_out import held_out
+from duly_learn.learner.job import Job, Lesson, not_made, write_job
+from duly_learn.learner.judging import Judged, judge_variants, settle
 from duly_learn.learner.limited import TrainerFailed, run_limited
+from duly_learn.learner.limits import Limits
 from duly_learn.learner.old import Old, OldFrames, sort_out
 from duly_learn.learner.publish import publish
 from duly_learn.learner.summaries import Summary
 from duly_learn.learner.trust import judge
-from duly_learn.learner.validation import Figures, compare, refusal
-from duly_learn.running.model import running
+from duly_learn.learner.validation import Figures, refusal
 
-BATCH = 16
-"""Frames that are answered together in validation, where the model allows it."""
+TRAINER = (sys.executable, "-P", "-m", "duly_learn.learner.train")
+"""The built-in trainers."""
 OLD_WEIGHT = 0.3
 """What an old frame counts in training, beside a new one of 1."""
 NEWEST_WEIGHT = 2.0
@@ -63,6 +63,8 @@ class Verdict:
     of them earlier is let go."""
     errors: tuple[tuple[int, bool], ...] = ()
     """Of the held-out labels, by their numbers, whether the new version is wrong about them."""
+    left_out: tuple[str, ...] = ()
+    """What the attempt did without: labels whose frames take too much, variants that are not made again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +84,23 @@ class Attempt:
     """Told each step as it begins."""
     commands_allowed: bool
     nth: int
-    """How many versions were judged that were made from this one, this one included."""
+    """How many versions were judged that were made from this one in this regime, this one included."""
+    mark: str
+    """Stands in what the new version says of itself, so that the learner knows it whatever happens."""
+    limits: Limits = field(default_factory=Limits)
 
     def run(self) -> Verdict:
-        """Raises LearnError and OSError where something is not as it must be, and TrainerFailed."""
+        """Raises LearnError and OSError where something is not as it must be, Taken where somebody else makes a version
+        of the model, and TrainerFailed.
+        """
+        with alone(self.version.model_folder):
+            return self._run()
+
+    def _run(self) -> Verdict:
         learning = self.version.config.learning
         assert learning is not None
         self.step("read")
-        known, samples = self._read()
+        known, samples, beyond = self._read(self.limits.attempt_bytes_max(learning.train_bytes_max))
         if not samples:
             raise LearnError("the store has none of the labelled frames any more; give it more room")
         numbers = np.nan_to_num(np.stack([each.numbers for each in known]))
@@ -100,13 +111,13 @@ class Attempt:
             numbers,
             labels,
             np.array([each.answer for each in known], np.int64),
-            [each.source for each in known],
+            [(each.principal, each.source) for each in known],
             _base_rates(old),
             learning.trust,
             learning.seed,
         )
         trusted = tuple(sample for sample, each in zip(samples, judged.believed, strict=True) if each)
-        verdict = Verdict("", judged.refused, None, int(judged.believed.sum()), judged.reasons)
+        verdict = Verdict("", judged.refused, None, int(judged.believed.sum()), judged.reasons, left_out=beyond)
         if judged.refused:
             return verdict
         old_now = sort_out(old, numbers[judged.believed], labels[judged.believed], known[0].came_ns)
@@ -140,47 +151,96 @@ class Attempt:
             )
         self._train(lessons, samples)
         self.step("validate")
-        figures, after = self._validate([(sample, each.label) for sample, each in held], old_held)
-        errors = tuple((each.number, each.label != int(answer)) for (_, each), answer in zip(held, after, strict=True))
-        verdict = replace(verdict, figures=figures, trusted=trusted, errors=errors)
-        if reason := refusal(figures, learning.validation):
+        out = self.work / "job" / "out"
+        tried = judge_variants(
+            self.version,
+            out,
+            [(sample, each.label) for sample, each in held],
+            old_held,
+            self.scores,
+            self.nth,
+            self._not_made(),
+        )
+        errors = tuple(
+            (each.number, each.label != int(answer)) for (_, each), answer in zip(held, tried.answers, strict=True)
+        )
+        without = tuple(f"variant {name}: {reason}" for name, reason in tried.left_out.items())
+        verdict = replace(
+            verdict, figures=tried.figures, trusted=trusted, errors=errors, left_out=(*verdict.left_out, *without)
+        )
+        if reason := refusal(tried.figures, learning.validation):
             return replace(verdict, reason=reason)
-        told = {
-            "from": self.version.version,
-            "trainer": list(learning.command) or f"builtin {learning.kind}",
-            "seed": learning.seed,
-            "labels": len(fresh),
-            "old_labels": len(lessons) - len(fresh),
-            "not_believed": list(judged.reasons),
-            "figures": figures.told(),
-        }
+        settle(self.version, out, tried)
+        told = self._told(tried, len(fresh), len(lessons) - len(fresh), int((~judged.believed).sum()))
         with_manifest = (self.version.folder / MANIFEST_FILE).is_file()
-        number = publish(self.version.model_folder, self.work / "job" / "out", told, with_manifest, self.step)
+        number = publish(self.version.model_folder, out, told, with_manifest, self.step)
         self.step("published")
         return replace(verdict, published=number)
 
-    def _read(self) -> tuple[list[Known], list[Sample]]:
-        """Returns the labels whose frames are still in the store, with the frames."""
-        known: list[Known] = []
-        samples: list[Sample] = []
+    def _told(self, tried: Judged, labels: int, old_labels: int, not_believed: int) -> Mapping[str, object]:
+        """What the new version says of itself. Whoever reads the repository reads it, and so it names no sender."""
+        learning = self.version.config.learning
+        assert learning is not None
+        return {
+            "from": self.version.version,
+            "trainer": list(learning.command) or f"builtin {learning.kind}",
+            "seed": learning.seed,
+            "labels": labels,
+            "old_labels": old_labels,
+            "not_believed": not_believed,
+            "figures": tried.figures.told(),
+            "variants": {name: round(share, 4) for name, share in tried.accuracies.items()},
+            "left_out": dict(tried.left_out),
+            "mark": self.mark,
+        }
+
+    def _not_made(self) -> dict[str, str]:
+        """Why variants have no graph. Raises TrainerFailed where the first has none."""
+        first, *others = self.version.config.variants
+        out, said = self.work / "job" / "out", not_made(self.work / "job")
+        if not (out / first.file).is_file():
+            raise TrainerFailed(f"the trainer has ended well and has not made out/{first.file}")
+        lacking = [each for each in others if not (out / each.file).is_file()]
+        return {each.name: said.get(each.name, "the trainer has not made it") for each in lacking}
+
+    def _read(self, bytes_max: int) -> tuple[list[Known], list[Sample], tuple[str, ...]]:
+        """Returns the labels whose frames are still in the store, with the frames, the newest that take no more than
+        `bytes_max`; and what is said of others.
+        """
+        found: list[tuple[Known, Sample]] = []
         segment, rows = -1, list[Sample]()
-        for each in self.known:
+        left = bytes_max
+        beyond: tuple[str, ...] = ()
+        for nth, each in enumerate(reversed(self.known)):
             if each.place[0] != segment:
                 segment = each.place[0]
                 try:
                     rows = read_file(self.store / LABELLED / segment_name(segment))
                 except (BrokenFile, OSError):
                     rows = []
-            if each.place[1] < len(rows):
-                known.append(each)
-                samples.append(rows[each.place[1]])
-        return known, samples
+            if each.place[1] >= len(rows):
+                continue
+            sample = rows[each.place[1]]
+            left -= sum(array.nbytes for array in sample.arrays.values())
+            if left < 0:
+                beyond = (
+                    f"the oldest {len(self.known) - nth} of {len(self.known)} labels: all frames would take more than "
+                    f"{bytes_max:,} bytes, as learn_bytes_max, learn_memory_bytes_max and train_bytes_max have it",
+                )
+                break
+            # A copy: else one frame would hold all of its segment in memory.
+            arrays = {name: array.copy() for name, array in sample.arrays.items()}
+            found.append((each, replace(sample, arrays=arrays)))
+        found.reverse()
+        return [each for each, _ in found], [sample for _, sample in found], beyond
 
     def _old(self, width: int) -> list[Old]:
         learning = self.version.config.learning
         assert learning is not None
         old, summary = [], Summary()
-        for sample in OldFrames(self.work / "old", learning.old_frames, learning.seed).read():
+        for sample in OldFrames(
+            self.work / "old", learning.old_frames, learning.seed, self.limits.old_bytes_max
+        ).read():
             label = self._label(sample)
             numbers = np.nan_to_num(compared(summary, sample))
             if label is not None and sample.labelled is not None and len(numbers) == width:
@@ -215,7 +275,7 @@ class Attempt:
         self.step("write job")
         folder = self.work / "job"
         write_job(folder, job, self.version, lessons)
-        command: tuple[str, ...] = (sys.executable, "-P", "-m", "duly_learn.learner.train")
+        command: tuple[str, ...] = TRAINER
         if learning.command:
             if not self.commands_allowed:
                 raise LearnError(
@@ -226,41 +286,6 @@ class Attempt:
         self.step("train")
         environment = worker_environment(os.environ) | ONE_THREAD
         run_limited([*command, str(folder)], learning.train_bytes_max, learning.train_s_max, environment, folder)
-        for variant in self.version.config.variants:
-            if not (folder / "out" / variant.file).is_file():
-                raise TrainerFailed(f"the trainer has ended well and has not made out/{variant.file}")
-
-    def _validate(
-        self, held: list[tuple[Sample, int]], old: list[tuple[Sample, int]]
-    ) -> tuple[Figures, npt.NDArray[np.int64]]:
-        learning = self.version.config.learning
-        assert learning is not None
-        frames = [frame_of(sample) for sample, _ in (*held, *old)]
-        candidate = replace(
-            self.version, version=str(int(self.version.version) + 1), folder=(self.work / "job" / "out").resolve()
-        )
-        with running(self.version) as model:
-            signature = model.signature
-            before = self._answers(model.answers(frames, BATCH))
-        # Every variant is loaded as a server would; of what clients send and get, nothing may be other than it was.
-        after: npt.NDArray[np.int64] | None = None
-        for variant in candidate.config.variants:
-            with running(candidate, variant.name) as model:
-                if (model.signature.inputs, model.signature.outputs) != (signature.inputs, signature.outputs):
-                    raise TrainerFailed(_other_tensors(variant.name, model.signature, signature))
-                if after is None:  # the first is the most accurate one, and answers for the version
-                    after = self._answers(model.answers(frames, BATCH))
-        assert after is not None
-        count = len(held)
-        labels = np.array([label for _, label in (*held, *old)], np.int64)
-        figures = compare(
-            labels[:count], before[:count], after[:count], labels[count:], before[count:], after[count:],
-            learning.validation, [block_of(sample.stream, sample.frame_id) for sample, _ in held], self.nth,
-        )  # fmt: skip
-        return figures, after[:count]
-
-    def _answers(self, outputs: Sequence[Outputs]) -> npt.NDArray[np.int64]:
-        return np.array([answer_of(each[self.scores], self.threshold) for each in outputs], np.int64)
 
 
 def compared(summary: Summary, sample: Sample) -> npt.NDArray[np.float64]:
@@ -274,17 +299,6 @@ def compared(summary: Summary, sample: Sample) -> npt.NDArray[np.float64]:
 def _said_weight(sample: Sample) -> float:
     """What its sender says that a label counts; nobody makes a label count more than others."""
     return min(1.0, sample.labelled.weight) if sample.labelled is not None else 1.0
-
-
-def _other_tensors(variant: str, new: Signature, old: Signature) -> str:
-    """Says that clients would have to send, or would get, something else."""
-    takes, gives, took, gave = (
-        ", ".join(f"{spec.name} {spec.said()}" for spec in specs)
-        for specs in (new.inputs, new.outputs, old.inputs, old.outputs)
-    )
-    return (
-        f"variant {variant} of the new version takes {takes} and gives {gives}; before it took {took} and gave {gave}"
-    )
 
 
 def _base_rates(old: Sequence[Old]) -> dict[int, float]:

@@ -41,6 +41,8 @@ class Head:
     bias: Numbers
     sigmoid: bool
     """Whether each score stands for itself, as after Sigmoid, rather than against the others."""
+    readers: tuple[str, str]
+    """The first outputs of the nodes that read the weights and the bias."""
 
 
 def find_head(graph: onnx.ModelProto, output: str) -> Head:
@@ -49,6 +51,7 @@ def find_head(graph: onnx.ModelProto, output: str) -> Head:
     weights = {tensor.name: tensor for tensor in graph.graph.initializer}
     tensor, sigmoid = output, False
     added: str | None = None
+    adds = ""
     for _ in range(len(graph.graph.node) + 1):
         node = makers.get(tensor)
         if node is None:
@@ -68,9 +71,9 @@ def find_head(graph: onnx.ModelProto, output: str) -> Head:
             )
             if len(bias) != weight.shape[1]:
                 raise LearnError(f"what is added after the last MatMul before '{output}' is no bias of its scores")
-            return Head(node.input[0], node.input[1], added or "", False, weight, bias, sigmoid)
+            return Head(node.input[0], node.input[1], added or "", False, weight, bias, sigmoid, (node.output[0], adds))
         if node.op_type == "Add" and added is None and any(name in weights for name in node.input):
-            added = next(name for name in node.input if name in weights)
+            added, adds = next(name for name in node.input if name in weights), node.output[0]
             tensor = next(name for name in node.input if name != added)
         elif node.op_type in _AFTER and added is None:
             sigmoid = sigmoid or node.op_type == "Sigmoid"
@@ -140,16 +143,38 @@ def train(
 
 
 def with_head(graph: onnx.ModelProto, head: Head, weight: Numbers, bias: Numbers) -> onnx.ModelProto:
-    """Returns the graph with other weights in its head."""
+    """Returns the graph with other weights in its head. Weights that others read too stay as they are for those: the
+    head gets tensors of its own.
+    """
     changed = onnx.ModelProto()
     changed.CopyFrom(graph)
-    new = {head.weight_name: weight.T if head.transposed else weight, head.bias_name: bias}
-    for tensor in changed.graph.initializer:
-        if tensor.name in new and tensor.name:
-            old = numpy_helper.to_array(tensor)
-            array = np.ascontiguousarray(new[tensor.name].reshape(old.shape), dtype=old.dtype)
-            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    for name, numbers, reader in (
+        (head.weight_name, weight.T if head.transposed else weight, head.readers[0]),
+        (head.bias_name, bias, head.readers[1]),
+    ):
+        if not name:
+            continue
+        tensor = next(each for each in changed.graph.initializer if each.name == name)
+        old = numpy_helper.to_array(tensor)
+        array = np.ascontiguousarray(numbers.reshape(old.shape), dtype=old.dtype)
+        if _times_read(changed.graph, name) == 1:
+            tensor.CopyFrom(numpy_helper.from_array(array, name))
+            continue
+        own = f"{name}:of:{reader}"
+        changed.graph.initializer.append(numpy_helper.from_array(array, own))
+        node = next(each for each in changed.graph.node if each.output[0] == reader)
+        node.input[list(node.input).index(name)] = own
     return changed
+
+
+def _times_read(graph: onnx.GraphProto, name: str) -> int:
+    """How often a tensor is read: by nodes, also those of graphs within nodes, and as an output."""
+    times = sum(output.name == name for output in graph.output)
+    for node in graph.node:
+        times += list(node.input).count(name)
+        for attribute in node.attribute:
+            times += sum(_times_read(inner, name) for inner in (attribute.g, *attribute.graphs))
+    return times
 
 
 def _of_gemm(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto], sigmoid: bool, output: str) -> Head:
@@ -169,4 +194,5 @@ def _of_gemm(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto], sigmoid
     )
     if len(bias) != weight.shape[1]:
         raise LearnError(f"the bias of the Gemm before '{output}' has {len(bias)} numbers for {weight.shape[1]} scores")
-    return Head(node.input[0], node.input[1], bias_name, transposed, weight, bias, sigmoid)
+    readers = node.output[0], node.output[0]
+    return Head(node.input[0], node.input[1], bias_name, transposed, weight, bias, sigmoid, readers)

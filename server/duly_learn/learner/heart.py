@@ -33,6 +33,8 @@ class Drifted:
     at: int
     """The number of the frame, or for errors of the label, at which it was seen, since the learner began."""
     text: str
+    new_regime: bool = False
+    """Whether errors are others from now on, and it was no mere episode that is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,10 @@ class Known:
     numbers: Vector
     label: int
     answer: int
-    source: str
+    principal: str
     """Who sent the label."""
+    source: str
+    """Where it is from, as its sender says."""
     version: str
     scores: str
     """The output that the answer is from."""
@@ -113,7 +117,7 @@ class Heart:
             return []
         passed = ", as before an episode that is over" if change.episode else ""
         text = f"{change.after:.1%} of answers are wrong since label {change.at}, {change.before:.1%} were{passed}"
-        return [self._told(Drifted(ERRORS, change.seen_at, text))]
+        return [self._told(Drifted(ERRORS, change.seen_at, text, not change.episode))]
 
     def tried(self, published: str, errors: Sequence[tuple[int, bool]]) -> None:
         """A version was tried. `published`: its number, where it was published, so that the regime is no mere episode;

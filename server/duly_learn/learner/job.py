@@ -5,6 +5,7 @@
     JOB/frames/NNNNNN.npz   frames with their labels, segments as the store has them (`duly.sampling.files.read_file`)
     JOB/frames.json         of each frame, in the same order: its class, its weight, and whether it is an old one
     JOB/out/                where the files of the new version are to lie at the end: the graph of each variant
+    JOB/not_made.json       may say why variants other than the first have none: {"int8": "..."}
 
 A trainer gets the folder as its last argument. It has succeeded if it ends with status 0. The last lines of what it
 prints are told where it does not.
@@ -27,7 +28,10 @@ from duly.sampling.sample import Sample
 LEARNED_FILE = "learned.json"
 """Lies in the folder of a version that a learner made, and says how."""
 SEGMENT_FRAMES = 256
-_NOT_COPIED = (CHECKS_FOLDER, MANIFEST_FILE, SIGNATURE_FILE, "model.sig", LEARNED_FILE)
+_NOT_MADE_BYTES_MAX = 65_536
+NOT_MADE_FILE = "not_made.json"
+_OPTIMIZE_FILE = "optimize.json"
+_NOT_COPIED = (CHECKS_FOLDER, MANIFEST_FILE, SIGNATURE_FILE, "model.sig", LEARNED_FILE, _OPTIMIZE_FILE)
 """What is about the answers or the very bytes of one version alone."""
 
 
@@ -98,6 +102,16 @@ def read_job(folder: Path) -> tuple[Job, list[Lesson]]:
         Lesson(sample, int(each["label"]), float(each["weight"]), bool(each["old"]))
         for sample, each in zip(samples, told, strict=True)
     ]
+
+
+def not_made(folder: Path) -> dict[str, str]:
+    """Returns why the trainer has made no graph of variants, as it has said. What makes no sense is none."""
+    try:
+        with (folder / NOT_MADE_FILE).open("rb") as file:
+            said = json.loads(file.read(_NOT_MADE_BYTES_MAX))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return {str(name): str(reason) for name, reason in said.items()} if isinstance(said, dict) else {}
 
 
 def copy_version(source: Path, target: Path) -> None:

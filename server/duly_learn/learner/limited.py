@@ -45,20 +45,26 @@ def run_limited(
     os.set_blocking(process.stdout.fileno(), False)
     ends_s = time.monotonic() + seconds_max
     try:
-        while (code := process.poll()) is None and time.monotonic() < ends_s:
+        while not (ended := _has_ended(process.pid)) and time.monotonic() < ends_s:
             printed = _tail(printed, process.stdout.fileno())
             time.sleep(_LOOK_SECONDS)
         printed = _tail(printed, process.stdout.fileno())
     finally:
+        # Also what it has left behind. It is not reaped before, so that the number is still that of its own group.
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # also what it has left behind
-        process.wait()
+            os.killpg(process.pid, signal.SIGKILL)
+        code = process.wait()
         process.stdout.close()
     said = printed.decode(errors="replace").strip()[-TOLD_CHARS_MAX:]
-    if code is None:
+    if not ended:
         raise TrainerFailed(f"the trainer was not done after {seconds_max:g} s and was ended{_last_words(said)}")
     if code:
         raise TrainerFailed(f"the trainer failed: {how_it_ended(code)}{_last_words(said)}")
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a child has ended, which stays to be reaped."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def _tail(printed: bytes, descriptor: int) -> bytes:
@@ -74,11 +80,14 @@ def _last_words(said: str) -> str:
 
 def _become(bytes_max: int, command: list[str]) -> None:
     die_with_parent(os.getppid())
-    resource.setrlimit(resource.RLIMIT_AS, (bytes_max, bytes_max))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    file_bytes = FILE_BYTES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILE_BYTES_MAX)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, hard))
+    for limit, most in (
+        (resource.RLIMIT_AS, bytes_max),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, FILE_BYTES_MAX),
+    ):
+        _, hard = resource.getrlimit(limit)  # nobody may raise that
+        lowest = most if hard == resource.RLIM_INFINITY else min(hard, most)
+        resource.setrlimit(limit, (lowest, lowest))
     try:
         os.execvp(command[0], command)
     except OSError as error:

@@ -3,8 +3,8 @@
     python -m duly_learn.learner --models REPOSITORY --store DIR
 
 A server starts it under `duly serve --learn DIR` with `--served`, and then says on standard input what serves, a line
-of JSON each time that it changes: {"fraud": {"active": "3", "coming": ["4"]}}. Without, the newest version of each
-model is taken for the one that serves.
+of JSON each time that it changes: {"fraud": {"active": "3", "coming": ["4"], "loaded": ["2", "3", "4"]}}. Without, the
+newest version of each model is taken for the one that serves.
 
 It runs with what the processors have left (SCHED_IDLE), reads and writes when nobody else does, on one thread beside
 that of an attempt, within a bound of memory. One attempt is made at a time.
@@ -18,17 +18,20 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from duly.models.repository import ModelVersion, NotARepository, Repository
-from duly.sampling.files import BrokenFile
+from duly.sampling.files import FOLDER_MODE, BrokenFile
+from duly_learn.alone import Taken, alone
 from duly_learn.errors import LearnError
 from duly_learn.learner.attempt import Attempt, Verdict
 from duly_learn.learner.limited import TrainerFailed
+from duly_learn.learner.limits import Limits
 from duly_learn.learner.publish import NotPublished, clear, prune
 from duly_learn.learner.telling import Teller
-from duly_learn.learner.watched import Watched
+from duly_learn.learner.watched import Watched, forget
 
 LOOK_SECONDS = 0.5
 """Time between two looks at the store."""
@@ -44,6 +47,8 @@ trial is waited for as long as the server says that it is.
 """
 SEEN_SECONDS = 30.0
 """A server has seen a published version by then, and told whether it is on its way to being active."""
+FORGET_SECONDS = 600.0
+"""Time between two looks for frames that are too old to be kept."""
 INPUT_BYTES_MAX = 1 << 20
 """A longer line of a server's is passed over."""
 WORK_FOLDER = ".learner"
@@ -55,13 +60,16 @@ class InUse(LearnError):
 
 
 class Learner:
-    def __init__(self, models: Path, store: Path, commands_allowed: bool, served: bool, teller: Teller) -> None:
+    def __init__(
+        self, models: Path, store: Path, commands_allowed: bool, served: bool, teller: Teller, limits: Limits
+    ) -> None:
         """Raises InUse, or OSError where the store cannot be written to."""
         self._repository = Repository(models)
         self._store = store
         self._commands_allowed = commands_allowed
         self._served = served
         self._teller = teller
+        self._limits = limits
         self._serving: Mapping[str, Any] = {}
         self._watched: dict[str, Watched] = {}
         self._versions: dict[str, list[ModelVersion]] = {}
@@ -72,8 +80,9 @@ class Learner:
         self._retry_s: dict[str, tuple[float, float]] = {}
         """When an attempt is repeated, and after how long the next, by model."""
         self._told: dict[str, dict[str, object]] = {}
-        self._scan_s = self._state_s = 0.0
+        self._scan_s = self._state_s = self._forget_s = 0.0
         (store / WORK_FOLDER).mkdir(exist_ok=True)
+        (store / WORK_FOLDER).chmod(FOLDER_MODE)
         self._lock = _locked(store / WORK_FOLDER / "lock")
 
     def run(self) -> None:
@@ -94,6 +103,9 @@ class Learner:
         behind = [name for name, watched in self._watched.items() if self._look(name, watched)]
         self._finish(now_s)
         self._begin(now_s)
+        if now_s >= self._forget_s:
+            self._forget(time.time())
+            self._forget_s = now_s + FORGET_SECONDS
         if now_s >= self._state_s:
             self._tell_states()
             self._state_s = now_s + STATE_SECONDS
@@ -161,8 +173,10 @@ class Learner:
         watched = self._watched.get(name)
         if watched is None or watched.heart.settings != active.config.learning:
             work = self._store / WORK_FOLDER / name
-            watched = self._watched[name] = Watched(active, self._store / name, work, self._passed_over)
-            clear(active.model_folder)
+            watched = Watched(active, self._store / name, work, self._limits, self._passed_over)
+            self._watched[name] = watched
+            with suppress(Taken, OSError):
+                clear_alone(active.model_folder)
         watched.version = active
         watched.heart.active = active.version if self._served else ""
         watched.heart.on_trial = self._coming(name, watched, said)
@@ -188,19 +202,39 @@ class Learner:
 
     def _look(self, name: str, watched: Watched) -> bool:
         try:
-            for drifted in watched.look():
-                self._teller.drift(name, drifted.signal, drifted.at, drifted.text)
+            for seen in watched.look():
+                drifted = seen.drifted
+                self._teller.drift(name, drifted.signal, drifted.at, drifted.text, seen.unix_ns, seen.stream)
             watched.write()
         except OSError as error:
             self._teller.problem(name, f"what has to last cannot be written to the store: {error.strerror}")
         return watched.behind
+
+    def _forget(self, unix_s: float) -> None:
+        """Removes what the learner has copied of frames that are too old, also of models that learn no more, and the
+        attempts of learners that were ended.
+        """
+        before_ns = int((unix_s - self._limits.age_s_max) * 1e9)
+        for work in sorted((self._store / WORK_FOLDER).iterdir()):
+            if not work.is_dir() or (self._attempt is not None and self._attempt.name == work.name):
+                continue
+            try:
+                forget(work, before_ns)
+            except OSError as error:
+                self._teller.problem(work.name, f"old frames cannot be removed from the store: {error.strerror}")
 
     def _tell_states(self) -> None:
         for name, watched in self._watched.items():
             heart = watched.heart
             running = self._attempt is not None and self._attempt.name == name
             state: dict[str, object] = {
-                "phase": "training" if running else "on trial" if heart.on_trial else "watching",
+                "phase": "training"
+                if running
+                else "on trial"
+                if heart.on_trial
+                else "due"
+                if heart.due
+                else "watching",
                 "version": watched.version.version,
                 "published": watched.lasting.published,
                 "frames": heart.frames,
@@ -225,8 +259,18 @@ class Learner:
             def step(what: str, name: str = name) -> None:
                 self._teller.step(name, what)
 
-            self._attempt = _Running(name, watched, watched.attempt(step, self._commands_allowed))
+            try:
+                attempt = watched.attempt(step, self._commands_allowed)
+            except OSError as error:
+                self._teller.problem(name, f"what has to last cannot be written to the store: {error.strerror}")
+                self._try_later(name, now_s)
+                continue
+            self._attempt = _Running(name, watched, attempt)
             return
+
+    def _try_later(self, name: str, now_s: float) -> None:
+        _, after_s = self._retry_s.get(name, (0.0, RETRY_SECONDS))
+        self._retry_s[name] = (now_s + after_s, min(2 * after_s, RETRY_SECONDS_MAX))
 
     def _finish(self, now_s: float) -> None:
         attempt = self._attempt
@@ -234,10 +278,13 @@ class Learner:
             return
         self._attempt = None
         name, watched, verdict = attempt.name, attempt.watched, attempt.verdict
-        if attempt.passing:  # the disk, which may have room again
-            _, after_s = self._retry_s.get(name, (0.0, RETRY_SECONDS))
-            self._retry_s[name] = (now_s + after_s, min(2 * after_s, RETRY_SECONDS_MAX))
-            self._teller.attempt(name, "failed", "", attempt.error, {})
+        if attempt.passing:
+            watched.clear()
+            self._try_later(name, now_s)
+            if attempt.taken:
+                self._teller.problem(name, attempt.error)
+            else:
+                self._teller.attempt(name, "failed", "", attempt.error, {})
             return
         self._retry_s.pop(name, None)
         verdict = verdict or Verdict("", attempt.error, None, 0, ())
@@ -247,6 +294,7 @@ class Learner:
             self._teller.problem(name, f"what has to last cannot be written to the store: {error.strerror}")
         figures = verdict.figures.told() if verdict.figures is not None else {}
         doubts = f"; not believed: {'; '.join(verdict.doubted)}" if verdict.doubted else ""
+        doubts += f"; left out: {'; '.join(verdict.left_out)}" if verdict.left_out else ""
         if verdict.published:
             self._published_s[name] = time.monotonic()
             text = f"version {verdict.published} was made from version {attempt.attempt.version.version}{doubts}"
@@ -263,10 +311,12 @@ class Learner:
             watched.version.version,
             watched.lasting.published,
             str(said.get("previous", "")),
-            *said.get("coming", ()),
+            *map(str, said.get("coming", ())),
+            *map(str, said.get("loaded", ())),  # a worker of theirs that ends could not be started again
         }
-        for gone in prune(watched.version.model_folder, watched.heart.settings.versions_kept, needed):
-            self._teller.step(name, f"version {gone} removed")
+        with suppress(Taken, OSError), alone(watched.version.model_folder):
+            for gone in prune(watched.version.model_folder, watched.heart.settings.versions_kept, needed):
+                self._teller.step(name, f"version {gone} removed")
 
 
 class _Running:
@@ -278,12 +328,16 @@ class _Running:
         self.error = ""
         self.passing = False
         """Whether the same may succeed later."""
+        self.taken = False
+        """Whether somebody else was making a version of the model."""
         self.thread = threading.Thread(target=self._run, name=f"attempt for {name}", daemon=True)
         self.thread.start()
 
     def _run(self) -> None:
         try:
             self.verdict = self.attempt.run()
+        except Taken as error:
+            self.error, self.passing, self.taken = str(error), True, True
         except NotPublished as error:
             self.error, self.passing = str(error), True
         except (LearnError, TrainerFailed, BrokenFile) as error:
@@ -292,6 +346,12 @@ class _Running:
             self.error, self.passing = f"the store cannot be written to or read: {error.strerror}", True
         except Exception as error:  # a fault of this program, or an oddity of data; the next labels may do
             self.error = f"internal error, {type(error).__name__}: {error}"
+
+
+def clear_alone(model_folder: Path) -> None:
+    """Removes what is left of publishing that broke off. Raises Taken where somebody may be publishing."""
+    with alone(model_folder):
+        clear(model_folder)
 
 
 def _locked(file: Path) -> int:
@@ -306,12 +366,12 @@ def _locked(file: Path) -> int:
     return descriptor
 
 
-def learn(models: Path, store: Path, commands_allowed: bool, served: bool) -> int:
+def learn(models: Path, store: Path, commands_allowed: bool, served: bool, limits: Limits) -> int:
     """Runs the learner. Returns the exit status."""
     teller = Teller(1)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
-        Learner(models, store, commands_allowed, served, teller).run()
+        Learner(models, store, commands_allowed, served, teller, limits).run()
     except LearnError as error:
         teller.problem("", str(error))
         return 1

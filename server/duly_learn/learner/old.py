@@ -18,7 +18,7 @@ that new labels have to be believed first. A neighbour is as good as the numbers
 are compared by the model's answers and by how bright they are, it says little.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -34,8 +34,6 @@ from duly_learn.learner.job import segments
 NEIGHBOURS = 7
 AGREE_MIN = 0.7
 """The share of neighbours that must have an old frame's label for it to be still true."""
-OLD_BYTES_MAX = 256 << 20
-"""Old frames take no more than this, of a model; of larger frames fewer are kept."""
 
 Numbers = npt.NDArray[np.float64]
 
@@ -53,17 +51,21 @@ class Old:
 class OldFrames:
     """The frames that are kept of one model, on the disk and in memory."""
 
-    def __init__(self, folder: Path, size: int, seed: int) -> None:
-        """`folder`: of their own. `size`: how many are kept at most."""
+    def __init__(self, folder: Path, size: int, seed: int, bytes_max: int) -> None:
+        """`folder`: of their own. `size`: how many are kept at most. `bytes_max`: what they may take; of larger frames
+        fewer are kept.
+        """
         self._folder = folder
-        self._gone = folder.with_name(f".{folder.name}.gone")
+        self._gone, self._half = folder.with_name(f".{folder.name}.gone"), folder.with_name(f".{folder.name}.half")
         self._size = size
         self._seed = seed
+        self._bytes_max = bytes_max
 
     def read(self) -> list[Sample]:
         """Returns the frames. What cannot be read any more is left out."""
         if not self._folder.exists() and self._gone.exists():  # the learner ended between two renames
             self._gone.rename(self._folder)
+        _remove(self._gone)
         samples: list[Sample] = []
         for path in sorted(self._folder.glob("*.npz")):
             try:
@@ -78,7 +80,7 @@ class OldFrames:
         The frames are replaced by one rename of the folder. Raises OSError; the old ones are there then.
         """
         kept = self.read()
-        room = min(self._size, OLD_BYTES_MAX // max(1, _bytes([*kept, *samples])))
+        room = min(self._size, self._bytes_max // max(1, _bytes([*kept, *samples])))
         if not room:
             return offered_before
         del kept[room:]
@@ -93,21 +95,30 @@ class OldFrames:
 
     def let_go(self, keys: Collection[tuple[str, int]]) -> None:
         """Removes the frames of these streams and ids. Raises OSError; all are there then."""
+        self._keep(lambda each: (each.stream, each.frame_id) not in keys)
+
+    def let_go_before(self, unix_ns: int) -> None:
+        """Removes the frames that were received earlier, and what is left of writing that broke off. Raises OSError;
+        all are there then.
+        """
+        _remove(self._half)
+        self._keep(lambda each: each.received_unix_ns >= unix_ns)
+
+    def _keep(self, wanted: Callable[[Sample], bool]) -> None:
         kept = self.read()
-        left = [each for each in kept if (each.stream, each.frame_id) not in keys]
+        left = [each for each in kept if wanted(each)]
         if len(left) < len(kept):
             self._write(left)
 
     def _write(self, samples: list[Sample]) -> None:
-        fresh = self._folder.with_name(f".{self._folder.name}.half")
-        _remove(fresh)
+        _remove(self._half)
         _remove(self._gone)
-        fresh.mkdir(parents=True)
+        self._half.mkdir(parents=True)
         for number, part in enumerate(segments(sorted(samples, key=lambda each: each.received_unix_ns))):
-            write(fresh / f"{number:06}.npz", part, segment=True)
+            write(self._half / f"{number:06}.npz", part, segment=True)
         if self._folder.exists():
             self._folder.rename(self._gone)
-        fresh.rename(self._folder)
+        self._half.rename(self._folder)
         _remove(self._gone)
 
 

@@ -2,7 +2,8 @@
 
 It is first copied to a folder of the model whose name a repository passes over, and is on the disk when it is renamed:
 whoever looks, and whatever breaks off, finds a whole version or none. The next attempt clears away what is left of one
-that broke off.
+that broke off: who publishes, clears or prunes has the model's folder alone (`duly_learn.alone`), so that what lies
+there is of somebody who is no more.
 """
 
 import errno
@@ -10,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
@@ -43,11 +45,13 @@ def publish(
         (stage / LEARNED_FILE).write_text(json.dumps(told, indent=2))
         if with_manifest:
             (stage / MANIFEST_FILE).write_text(_manifest(stage, model_folder))
+        mode = stat.S_IMODE(model_folder.stat().st_mode)  # who may read the model may read its versions
         for path in (*stage.rglob("*"), stage):
+            path.chmod(mode if path.is_dir() else mode & 0o666)
             _sync(path)
         step("rename")
         for _ in range(_TRIES):
-            number = str(max(_numbers(model_folder), default=0) + 1)
+            number = str(max(version_numbers(model_folder), default=0) + 1)
             try:
                 os.rename(stage, model_folder / number)
             except OSError as error:
@@ -73,7 +77,11 @@ def clear(model_folder: Path) -> None:
 
 def prune(model_folder: Path, kept: int, needed: Collection[str]) -> list[str]:
     """Removes the oldest versions that a learner made, beyond `kept` of them, but none of `needed`. Returns those."""
-    own = [number for number in sorted(_numbers(model_folder)) if (model_folder / str(number) / LEARNED_FILE).is_file()]
+    own = [
+        number
+        for number in sorted(version_numbers(model_folder))
+        if (model_folder / str(number) / LEARNED_FILE).is_file()
+    ]
     removed = []
     for number in own[: max(0, len(own) - kept)]:
         if str(number) in needed:
@@ -88,7 +96,8 @@ def prune(model_folder: Path, kept: int, needed: Collection[str]) -> list[str]:
     return removed
 
 
-def _numbers(model_folder: Path) -> list[int]:
+def version_numbers(model_folder: Path) -> list[int]:
+    """Returns the numbers of the versions that a model has."""
     return [int(path.name) for path in model_folder.iterdir() if VERSION.fullmatch(path.name)]
 
 

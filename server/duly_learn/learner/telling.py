@@ -1,7 +1,7 @@
 """What the learner tells: a line of JSON for each event, on standard output, which the server reads.
 
     {"event": "step", "model": "fraud", "step": "train"}
-    {"event": "drift", "model": "fraud", "signal": "errors", "at": 812, "text": "..."}
+    {"event": "drift", "model": "fraud", "signal": "errors", "at": 812, "unix_ns": ..., "stream": "...", "text": "..."}
     {"event": "attempt", "model": "fraud", "result": "published", "version": "2", "text": "...", "figures": {...}}
     {"event": "state", "model": "fraud", "phase": "watching", "frames": 900, "labels": 812, ...}
     {"event": "problem", "model": "fraud", "text": "..."}
@@ -30,8 +30,12 @@ class Teller:
         """Tells a step of an attempt as it begins."""
         self._tell({"event": "step", "model": model, "step": step})
 
-    def drift(self, model: str, signal: str, at: int, text: str) -> None:
-        self._tell({"event": "drift", "model": model, "signal": signal, "at": at, "text": text})
+    def drift(self, model: str, signal: str, at: int, text: str, unix_ns: int, stream: str) -> None:
+        """Tells drift. `unix_ns`: when the frame was received, or the label came, at which it was seen. `stream`: whose
+        frame that was, by the name that its client gave it, or else its key.
+        """
+        line: dict[str, object] = {"event": "drift", "model": model, "signal": signal, "at": at, "text": text}
+        self._tell(line | {"unix_ns": unix_ns, "stream": stream})
 
     def attempt(self, model: str, result: str, version: str, text: str, figures: Mapping[str, float]) -> None:
         self._problems.pop(model, None)

@@ -3,6 +3,7 @@
 The same job makes the same bytes.
 """
 
+import json
 import shutil
 import sys
 from dataclasses import replace
@@ -19,7 +20,7 @@ from duly_learn.errors import LearnError
 from duly_learn.frames.frame import LearnFrame
 from duly_learn.frames.samples import frame_of
 from duly_learn.learner.head import FEATURES, find_head, train, with_head, without_head
-from duly_learn.learner.job import Job, Lesson, copy_version, read_job
+from duly_learn.learner.job import NOT_MADE_FILE, Job, Lesson, copy_version, read_job
 from duly_learn.learner.trees import as_graph, fit
 from duly_learn.running.seen import GraphView
 
@@ -38,18 +39,31 @@ def main() -> int:
 
 
 def make(folder: Path, job: Job, lessons: list[Lesson]) -> None:
-    """Writes JOB/out. Raises LearnError where the graph is none that the trainer can treat, and OSError."""
+    """Writes JOB/out. Raises LearnError where the graph of the first variant is none that the trainer can treat, and
+    OSError. Of other variants it is said why they are not made.
+    """
     config = job.model_config
     shutil.rmtree(folder / "out")
     copy_version(folder / "from", folder / "out")
+    trees = config.learning is None or config.learning.kind == "tabular"
+    not_made: dict[str, str] = {}
     for variant in config.variants:
+        file = folder / "out" / variant.file
         graph = onnx.load(str(folder / "from" / variant.file))
-        learnt = (
-            _trees(graph, job, config, lessons)
-            if config.learning is None or config.learning.kind == "tabular"
-            else _head(folder, graph, job, config, variant, lessons)
-        )
-        onnx.save(learnt, str(folder / "out" / variant.file))
+        file.unlink()
+        if variant is config.variants[0]:
+            onnx.save(
+                _trees(graph, job, config, lessons) if trees else _head(folder, graph, job, config, variant, lessons),
+                str(file),
+            )
+        elif trees:
+            not_made[variant.name] = "trees take the place of the whole graph, and are one"
+        else:
+            try:
+                onnx.save(_head(folder, graph, job, config, variant, lessons), str(file))
+            except (LearnError, BrokenModel) as error:  # such as of 8 bits, whose weights are computed
+                not_made[variant.name] = f"{error}; duly models optimize makes it anew of the new version"
+    (folder / NOT_MADE_FILE).write_text(json.dumps(not_made))
 
 
 def _trees(graph: onnx.ModelProto, job: Job, config: ModelConfig, lessons: list[Lesson]) -> onnx.ModelProto:

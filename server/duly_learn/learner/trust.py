@@ -1,7 +1,8 @@
 """Which labels are believed before anything is trained or judged on them.
 
 Labels come from outside, and some of them may be wrong by mistake or on purpose. They are looked at in batches: the
-labels of one source (whoever sent them) that came one after another. A batch is not believed
+labels of one source that came one after another. A source is what a principal says that its labels are from; who sent
+them is known, and so a principal does not become several by stating many sources. A batch is not believed
 
 - where classes are far more or less frequent in it than they were (`base_rate_jump_max`): the flipped labels of a rare
   class, or a class that somebody floods;
@@ -11,9 +12,9 @@ labels of one source (whoever sent them) that came one after another. A batch is
 - where a witness, a model trained on all the other batches, is right about it far more rarely than about the others
   (`disagreement_max`): random labels, and those of a source that flips what suits it.
 
-A source most of whose batches are not believed is not believed at all. Where more than `suspects_max` of all labels
-are not believed, nobody knows which half is true, and nothing is trained. Of what is believed, one of three or more
-sources has at most `source_share_max`.
+A principal most of whose batches are not believed is not believed at all, where there are others. Where more than
+`suspects_max` of all labels are not believed, nobody knows which half is true, and nothing is trained. Of what is
+believed, one of three or more principals has at most `source_share_max`.
 
 Not defended against: wrong labels of all or most sources that agree with one another, do not move the shares of classes
 and last for more than `frames_min` labels, since they are what a change of the concept is; flips so rare or so well
@@ -25,7 +26,7 @@ Everything here is a function of its arguments: numbers, labels and a seed.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,11 +40,14 @@ Classes = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Members = npt.NDArray[np.int64]
 """Places of labels."""
+Source = tuple[str, str]
+"""A principal, and the source that it states, or none."""
 
 BATCHES_MAX = 24
 """Labels are cut into so many batches at most, and as many again where there are many sources."""
 BATCH_LABELS_MIN = 25
-"""Fewer labels of a source than this are believed only together with others: they are put with the small sources'."""
+"""Fewer labels of a source than this are looked at together with the small sources' of the same principal, and where
+these are fewer, with those of all principals that have few."""
 REVERSED = 0.6
 TREES = 40
 FOLDS = 6
@@ -51,7 +55,7 @@ FOLDS = 6
 ROUNDS_MAX = 2
 """Where labels are found that are not believed, the others are looked at again without them, so many times in all."""
 OTHERS = "(others)"
-"""Stands for all sources that have few labels."""
+"""Stands for all principals, or sources of one, that have few labels."""
 _SURE = 4.0
 """Standard errors by which a batch must differ to be told from chance."""
 _CLASS_BY = 0.25
@@ -74,7 +78,7 @@ def judge(
     numbers: Numbers,
     labels: Classes,
     answers: Classes,
-    sources: Sequence[str],
+    sources: Sequence[Source],
     base_rates: dict[int, float],
     settings: Trust,
     seed: int,
@@ -86,7 +90,7 @@ def judge(
     """
     believed = np.ones(len(labels), bool)
     batches = _batches(sources)
-    doubts: dict[str, list[tuple[int, str]]] = {}
+    doubts: dict[Source, list[tuple[int, str]]] = {}
     for source, members in batches:
         if reason := _odd(labels[members], answers[members], base_rates, settings):
             believed[members] = False
@@ -103,29 +107,38 @@ def judge(
             doubts.setdefault(source, []).append((len(members), reason))
         if not outliers:
             break
-    _whole_sources(batches, believed)
+    _whole_principals(batches, believed)
     reasons = [
-        f"{sum(count for count, _ in found)} labels of {source}: {found[0][1]}" for source, found in doubts.items()
+        f"{sum(count for count, _ in found)} labels of {'/'.join(filter(None, source))}: {found[0][1]}"
+        for source, found in doubts.items()
     ]
     wrong = 1.0 - float(believed.mean()) if len(believed) else 0.0
     if wrong > settings.suspects_max:
         told = f"{wrong:.0%} of the labels are not believed, and so none is: {'; '.join(reasons[:4])}"
         return Judgement(np.zeros(len(labels), bool), tuple(reasons), told)
-    _bound_shares(sources, believed, settings.source_share_max)
+    _bound_shares([principal for principal, _ in sources], believed, settings.source_share_max)
     return Judgement(believed, tuple(reasons), "")
 
 
-def _batches(sources: Sequence[str]) -> list[tuple[str, Members]]:
-    """Cuts the labels of each source into runs in time. Small sources are one."""
-    counts = Counter(sources)
-    named = [source if counts[source] >= BATCH_LABELS_MIN else OTHERS for source in sources]
+def _batches(sources: Sequence[Source]) -> list[tuple[Source, Members]]:
+    """Cuts the labels of each source into runs in time. Small sources of a principal are one, and so are principals
+    that have few labels.
+    """
+    named = _few_as_one(sources, lambda source: (source[0], OTHERS))
+    named = _few_as_one(named, lambda source: (OTHERS, ""))
     size = max(BATCH_LABELS_MIN, -(-len(sources) // BATCHES_MAX))
-    batches: list[tuple[str, Members]] = []
+    batches: list[tuple[Source, Members]] = []
     for source in sorted(set(named)):
         members = np.flatnonzero([each == source for each in named])
         pieces = max(1, len(members) // size)
         batches += [(source, piece) for piece in np.array_split(members, pieces)]
     return batches
+
+
+def _few_as_one(sources: Sequence[Source], one: Callable[[Source], Source]) -> list[Source]:
+    """Returns the sources, with those that have few labels called as `one` says."""
+    counts = Counter(sources)
+    return [source if counts[source] >= BATCH_LABELS_MIN else one(source) for source in sources]
 
 
 def _rates(labels: Classes) -> dict[int, float]:
@@ -167,10 +180,12 @@ def _guesses(numbers: Numbers, labels: Classes, batches: list[Members], seed: in
     return found
 
 
-def _outliers(batches: list[tuple[str, Members]], guesses: list[Classes], labels: Classes, by: float) -> dict[int, str]:
+def _outliers(
+    batches: list[tuple[Source, Members]], guesses: list[Classes], labels: Classes, by: float
+) -> dict[int, str]:
     """The batches about which witnesses are right far more rarely than about others, with what is odd: each batch by
-    itself, runs of 2, 4 and 8 of a source one after another, and all batches of a source together. Where there are more
-    labels, half of the disagreement says as much.
+    itself, runs of 2, 4 and 8 of a source one after another, and all batches of a source, and of a principal, together.
+    Where there are more labels, half of the disagreement says as much.
 
     They are right or wrong about all labels, and about each class by itself: where they or the label say that class.
     So the flips of a rare class show as well.
@@ -178,22 +193,25 @@ def _outliers(batches: list[tuple[str, Members]], guesses: list[Classes], labels
     told: dict[int, str] = {}
     groups = [[at] for at in range(len(batches))]
     _tell_outliers(groups, batches, guesses, labels, by, told)
-    of_source: dict[str, list[int]] = {}
+    of_source: dict[Source, list[int]] = {}
+    of_principal: dict[str, list[int]] = {}
     for at, (source, _) in enumerate(batches):
         of_source.setdefault(source, []).append(at)
+        of_principal.setdefault(source[0], []).append(at)
     for length in (2, 4, 8):
         runs = [
             own[at : at + length] for own in of_source.values() for at in range(0, len(own) - length + 1, length // 2)
         ]
         _tell_outliers(runs, batches, guesses, labels, by / 2, told)
-    if len(of_source) >= 3:
-        _tell_outliers(list(of_source.values()), batches, guesses, labels, by / 2, told)
+    for together in (of_source, of_principal):
+        if len(together) >= 3:
+            _tell_outliers(list(together.values()), batches, guesses, labels, by / 2, told)
     return told
 
 
 def _tell_outliers(
     groups: list[list[int]],
-    batches: list[tuple[str, Members]],
+    batches: list[tuple[Source, Members]],
     guesses: list[Classes],
     labels: Classes,
     by: float,
@@ -221,24 +239,26 @@ def _tell_outliers(
                     told.setdefault(at, f"the others' labels predict {share:.0%} {whose}, and usually {usual:.0%}")
 
 
-def _whole_sources(batches: list[tuple[str, Members]], believed: Mask) -> None:
-    """A source most of whose batches are not believed is not believed at all."""
-    sources = {source for source, _ in batches}
-    for source in sorted(sources):
-        own = [members for name, members in batches if name == source]
+def _whole_principals(batches: list[tuple[Source, Members]], believed: Mask) -> None:
+    """A principal most of whose batches are not believed is not believed at all, where there are others."""
+    principals = {principal for (principal, _), _ in batches}
+    for principal in sorted(principals):
+        own = [members for (name, _), members in batches if name == principal]
         wrong = sum(not believed[members].any() for members in own)
-        if len(sources) > 1 and 0 < wrong < len(own) and wrong * 2 > len(own):
+        if len(principals) > 1 and 0 < wrong < len(own) and wrong * 2 > len(own):
             for members in own:
                 believed[members] = False
 
 
-def _bound_shares(sources: Sequence[str], believed: Mask, share_max: float) -> None:
-    """Takes the oldest labels of a source that has too many, where there are three or more sources."""
-    counts = Counter(source for source, each in zip(sources, believed, strict=True) if each)
+def _bound_shares(principals: Sequence[str], believed: Mask, share_max: float) -> None:
+    """Takes the oldest labels of a principal that has too many, where there are three or more."""
+    counts = Counter(source for source, each in zip(principals, believed, strict=True) if each)
     if len(counts) < 3:
         return
-    for source, count in counts.items():
+    for principal, count in counts.items():
         rest = sum(counts.values()) - count
         allowed = max(1, int(rest * share_max / (1 - share_max))) if share_max < 1 else count
-        for at in [at for at, each in enumerate(sources) if each == source and believed[at]][: max(0, count - allowed)]:
+        for at in [at for at, each in enumerate(principals) if each == principal and believed[at]][
+            : max(0, count - allowed)
+        ]:
             believed[at] = False

@@ -20,13 +20,30 @@ from duly.models.learning import Validation
 Classes = npt.NDArray[np.int64]
 
 RISK = 0.05
-"""The chance that a version which is no better is ever published of those that are made from one version."""
+"""The chance that a version which is no better is ever published, of those that are made from one version while its
+errors stay what they are; and the chance that one which has forgotten too much passes."""
+RENEWED_MAX = 8
+"""So many times the risk of a gain begins anew for a version, whatever drifts."""
 BLOCKS_MIN = 5
 """On fewer blocks no gain is sure."""
 OLD_MIN = 20
 """On fewer old frames forgetting is not measured."""
 OLD_OF_CLASS_MIN = 8
 """Classes with fewer old frames do not count in it, as a few frames would decide."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Frames that both versions have answered, all [n]."""
+
+    labels: Classes
+    before: Classes
+    after: Classes
+    blocks: Sequence[Hashable]
+    """Of each frame, which block it is of."""
+
+
+NONE = Answered(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +54,24 @@ class Figures:
     before: float
     after: float
     gain_low: float
-    """What the gain surely is, at the risk of this attempt."""
+    """What the gain surely is, at the risk of this attempt; -1: there are too few blocks to be sure of any."""
     old: int
     old_before: float
     old_after: float
+    forgotten_high: float | None
+    """By how much it is worse on old frames, at most, at the risk RISK; None: there are too few to measure it."""
 
     @property
-    def forgotten(self) -> float:
-        """By how much it is worse on old frames; 0 where there are too few."""
-        return self.old_before - self.old_after if self.old >= OLD_MIN else 0.0
+    def forgotten(self) -> float | None:
+        """By how much it is worse on old frames; None: it is not measured."""
+        return self.old_before - self.old_after if self.forgotten_high is not None else None
 
     def told(self) -> dict[str, float]:
-        """The figures by name, rounded, for people and programs."""
-        return {name: round(value, 4) for name, value in asdict(self).items()} | {"forgotten": round(self.forgotten, 4)}
+        """The figures by name, rounded, for people and programs. What was not measured is not among them."""
+        figures = asdict(self) | {"forgotten": self.forgotten}
+        if self.forgotten_high is None:
+            del figures["old_before"], figures["old_after"]
+        return {name: round(value, 4) for name, value in figures.items() if value is not None}
 
 
 def measured(right: npt.NDArray[np.bool_], labels: Classes, measure: str) -> float:
@@ -61,45 +83,41 @@ def measured(right: npt.NDArray[np.bool_], labels: Classes, measure: str) -> flo
     return float(np.mean([right[labels == each].mean() for each in np.unique(labels)]))
 
 
-def compare(
-    labels: Classes,
-    before: Classes,
-    after: Classes,
-    old_labels: Classes,
-    old_before: Classes,
-    old_after: Classes,
-    settings: Validation,
-    blocks: Sequence[Hashable],
-    attempt: int,
-) -> Figures:
-    """Compares the answers `before` and `after` with the labels, all [n], and those to old frames, [m].
-
-    `blocks`: of each of the n frames, which block it is of. `attempt`: how many were judged from this version, this one
-    included; from 1.
+def compare(held: Answered, old: Answered, settings: Validation, attempt: int) -> Figures:
+    """Compares the answers of both versions with the labels: of held-out frames of the present regime, and of old ones
+    that are still true. `attempt`: how many were judged from this version in this regime, this one included; from 1.
     """
-    classes, counts = np.unique(old_labels, return_counts=True)
-    counted = np.isin(old_labels, classes[counts >= OLD_OF_CLASS_MIN])
-    old_labels, old_before, old_after = old_labels[counted], old_before[counted], old_after[counted]
+    classes, counts = np.unique(old.labels, return_counts=True)
+    counted = np.isin(old.labels, classes[counts >= OLD_OF_CLASS_MIN])
+    old = Answered(
+        old.labels[counted],
+        old.before[counted],
+        old.after[counted],
+        [block for block, each in zip(old.blocks, counted, strict=True) if each],
+    )
+    measure = settings.measure
+    gain_low = _surely(held, measure, RISK / (attempt * (attempt + 1)))
+    kept_low = _surely(old, measure, RISK) if len(old.labels) >= OLD_MIN else None
     return Figures(
-        held_out=len(labels),
-        before=measured(before == labels, labels, settings.measure),
-        after=measured(after == labels, labels, settings.measure),
-        gain_low=_surely(labels, before, after, settings.measure, blocks, RISK / (attempt * (attempt + 1))),
-        old=len(old_labels),
-        old_before=measured(old_before == old_labels, old_labels, settings.measure),
-        old_after=measured(old_after == old_labels, old_labels, settings.measure),
+        held_out=len(held.labels),
+        before=measured(held.before == held.labels, held.labels, measure),
+        after=measured(held.after == held.labels, held.labels, measure),
+        gain_low=-1.0 if gain_low is None else gain_low,
+        old=len(old.labels),
+        old_before=measured(old.before == old.labels, old.labels, measure),
+        old_after=measured(old.after == old.labels, old.labels, measure),
+        forgotten_high=None if kept_low is None else -kept_low,
     )
 
 
-def _surely(
-    labels: Classes, before: Classes, after: Classes, measure: str, blocks: Sequence[Hashable], risk: float
-) -> float:
-    """Returns the lower end of the gain's one-sided interval; -1: there are too few blocks for one."""
+def _surely(answered: Answered, measure: str, risk: float) -> float | None:
+    """Returns the lower end of the gain's one-sided interval; None: there are too few blocks for one."""
+    labels, before, after = answered.labels, answered.before, answered.after
     numbers: dict[Hashable, int] = {}
-    block = np.array([numbers.setdefault(each, len(numbers)) for each in blocks], np.int64)
+    block = np.array([numbers.setdefault(each, len(numbers)) for each in answered.blocks], np.int64)
     count = len(numbers)
     if count < BLOCKS_MIN:
-        return -1.0
+        return None
 
     def gain(kept: npt.NDArray[np.bool_]) -> float:
         said = labels[kept]
@@ -124,10 +142,10 @@ def refusal(figures: Figures, settings: Validation) -> str:
             f"{figures.before:.1%}: a gain of {gain:.1%}, surely {figures.gain_low:.1%}, and validation.gain_min is "
             f"{settings.gain_min:.1%}"
         )
-    if figures.forgotten > settings.forgetting_max:
+    if figures.forgotten_high is not None and figures.forgotten_high > settings.forgetting_max:
         return (
-            f"it has forgotten too much: of {figures.old} old frames that are still true it is right about "
-            f"{figures.old_after:.1%} and the version before about {figures.old_before:.1%}, and "
-            f"validation.forgetting_max is {settings.forgetting_max:.1%}"
+            f"it may have forgotten too much: of {figures.old} old frames that are still true it is right about "
+            f"{figures.old_after:.1%} and the version before about {figures.old_before:.1%}, surely no more than "
+            f"{figures.forgotten_high:.1%} less, and validation.forgetting_max is {settings.forgetting_max:.1%}"
         )
     return ""

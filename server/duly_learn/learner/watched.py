@@ -7,6 +7,8 @@ attempt made twice. All else is made anew from the store, by reading again what 
 
 import json
 import os
+import secrets
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,14 +21,19 @@ from duly_learn.learner.answers import answer_of, classes_of, label_of, scores_n
 from duly_learn.learner.attempt import Attempt, Verdict, compared
 from duly_learn.learner.heart import Drifted, Heart, Known
 from duly_learn.learner.held_out import held_out
+from duly_learn.learner.job import LEARNED_FILE
+from duly_learn.learner.limits import Limits
 from duly_learn.learner.old import OldFrames
+from duly_learn.learner.publish import version_numbers
 from duly_learn.learner.summaries import Summary
+from duly_learn.learner.validation import RENEWED_MAX
 
 REPLAYED_SEGMENTS = 8
 """After a start so many segments of frames from before are read again, to know what is usual."""
 FRAMES_A_LOOK_MAX = 4096
 """At one look segments are read until there were so many frames, so that others have their turn."""
 STATE_FILE = "state.json"
+_LEARNED_BYTES_MAX = 1 << 20
 
 
 @dataclass(slots=True)
@@ -44,12 +51,29 @@ class Lasting:
     """The newest version that the learner has published."""
     judged: int = 0
     judged_from: str = ""
-    """How many versions were judged that were made from this one, the last that one was made from."""
+    """How many versions were judged in this regime that were made from this one, the last that one was made from."""
+    renewed: int = 0
+    """How often that number began anew for that version, as errors had changed."""
+    trying: str = ""
+    """The mark of the version that is tried; empty: none is, or how it ended is written down."""
+    trying_labelled: int = 0
+    """The last segment of labels that was there when that attempt began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Drift, and the frame at which it was seen."""
+
+    drifted: Drifted
+    unix_ns: int
+    """When the frame was received, or its label came."""
+    stream: str
+    """The stream's name, or its key where its client gave it none."""
 
 
 class Watched:
     def __init__(
-        self, version: ModelVersion, store: Path, work: Path, passed_over: Callable[[Path, str], None]
+        self, version: ModelVersion, store: Path, work: Path, limits: Limits, passed_over: Callable[[Path, str], None]
     ) -> None:
         """`version`: the one that serves. `store`, `work`: the model's folders, of the store and of the learner."""
         learning = version.config.learning
@@ -59,10 +83,11 @@ class Watched:
         self.unusable = 0
         """Labels that name no class of the model, and those of frames without scores."""
         self.lasting = _read_state(work / STATE_FILE)
+        _know_own_version(self.lasting, version.model_folder)
         self._written = replace(self.lasting)
         self._told = replace(self.lasting)
         """Up to there all was told before this start."""
-        self._store, self._work = store, work
+        self._store, self._work, self._limits = store, work, limits
         self._passed_over = passed_over
         replayed = [number for number in segment_numbers(store / FRAMES) if number <= self.lasting.frames]
         self._frames_at = replayed[-REPLAYED_SEGMENTS] - 1 if len(replayed) >= REPLAYED_SEGMENTS else 0
@@ -71,23 +96,31 @@ class Watched:
 
     # ---- what comes ----
 
-    def look(self) -> list[Drifted]:
+    def look(self) -> list[Seen]:
         """Reads what is new. Returns the drift that was not told before this start."""
         self._begin_anew()
-        found: list[Drifted] = []
+        found: list[Seen] = []
         for number, rows in self._segments(FRAMES, self._frames_at):
-            drifted = self._taken(FRAMES, number, rows)
-            found += drifted if number > self._told.frames else []
+            seen = self._taken(FRAMES, number, rows)
+            found += seen if number > self._told.frames else []
             self._frames_at = number
         for number, rows in self._segments(LABELLED, self._labelled_at):
-            drifted = self._taken(LABELLED, number, rows)
-            found += drifted if number > self._told.labelled else []
+            seen = self._taken(LABELLED, number, rows)
+            found += seen if number > self._told.labelled else []
             self._labelled_at = number
             if number <= self._told.tried:
                 self.heart.tried_before()
         self.lasting.frames = max(self.lasting.frames, self._frames_at)
         self.lasting.labelled = max(self.lasting.labelled, self._labelled_at)
+        if any(each.drifted.new_regime for each in found):
+            self._renew_risk()
         return found
+
+    def _renew_risk(self) -> None:
+        """What is judged from now on is another question than before the drift, and asked of other frames."""
+        lasting = self.lasting
+        if lasting.judged_from == self.version.version and lasting.judged and lasting.renewed < RENEWED_MAX:
+            lasting.judged, lasting.renewed = 0, lasting.renewed + 1
 
     def _begin_anew(self) -> None:
         """Forgets where it was where the numbers of segments have begun again, as after their folder was removed."""
@@ -131,14 +164,16 @@ class Watched:
             if taken >= FRAMES_A_LOOK_MAX:
                 return
 
-    def _taken(self, kind: str, number: int, rows: Sequence[Sample]) -> list[Drifted]:
+    def _taken(self, kind: str, number: int, rows: Sequence[Sample]) -> list[Seen]:
         """Takes the frames or labels of a segment. One that is odd in a way that nobody has thought of ends it: it must
         stop neither what comes after it nor other models.
         """
-        found: list[Drifted] = []
+        found: list[Seen] = []
         for row, sample in enumerate(rows):
             try:
-                found += self._frame(sample) if kind == FRAMES else self._label(sample, (number, row))
+                drifted = self._frame(sample) if kind == FRAMES else self._label(sample, (number, row))
+                came_ns = sample.received_unix_ns if sample.labelled is None else sample.labelled.unix_ns
+                found += [Seen(each, came_ns, sample.stream_name or sample.stream) for each in drifted]
             except Exception as error:
                 reason = f"row {row} and those after it: {type(error).__name__}: {error}"
                 self._passed_over(self._store / kind / segment_name(number), reason)
@@ -168,7 +203,8 @@ class Watched:
                 numbers=compared(self._compared, sample),
                 label=label,
                 answer=answer_of(scores, config.task.threshold),
-                source=f"{told.principal}/{told.source}" if told.source else told.principal,
+                principal=told.principal,
+                source=told.source,
                 version=sample.form.version,
                 scores=name,
                 held_out=held_out(sample, config.learning.validation.held_out, config.learning.seed),
@@ -178,8 +214,11 @@ class Watched:
     # ---- an attempt ----
 
     def attempt(self, step: Callable[[str], None], commands_allowed: bool) -> Attempt:
-        """Returns what is to be tried now."""
+        """Returns what is to be tried now. Raises OSError where it cannot be written down that it is."""
         known = self.heart.usable()
+        lasting = self.lasting
+        lasting.trying, lasting.trying_labelled = secrets.token_hex(8), self._labelled_at
+        self.write()
         return Attempt(
             version=self.version,
             known=known,
@@ -189,14 +228,20 @@ class Watched:
             work=self._work,
             step=step,
             commands_allowed=commands_allowed,
-            nth=1 + (self.lasting.judged if self.lasting.judged_from == self.version.version else 0),
+            nth=1 + (lasting.judged if lasting.judged_from == self.version.version else 0),
+            mark=lasting.trying,
+            limits=self._limits,
         )
 
     def ended(self, verdict: Verdict, attempt: Attempt) -> None:
         """Takes how an attempt ended, and draws old frames from those that are believed. Raises OSError."""
         self.heart.tried(verdict.published, verdict.errors)
         self.lasting.tried = self._labelled_at
+        self.lasting.trying = ""
+        self.clear()
         if verdict.figures is not None:
+            if self.lasting.judged_from != attempt.version.version:
+                self.lasting.renewed = 0
             self.lasting.judged, self.lasting.judged_from = attempt.nth, attempt.version.version
         if verdict.published:
             self.lasting.published = verdict.published
@@ -206,13 +251,21 @@ class Watched:
             for sample in verdict.trusted
             if sample.labelled is not None and sample.labelled.unix_ns > self.lasting.offered_ns
         ]
-        old = OldFrames(self._work / "old", learning.old_frames, learning.seed)
+        old = self._old()
         if verdict.not_kept:
             old.let_go(verdict.not_kept)
         if fresh and learning.old_frames:
             self.lasting.offered = old.add(self.lasting.offered, fresh)
             self.lasting.offered_ns = max(sample.labelled.unix_ns for sample in fresh if sample.labelled is not None)
         self.write()
+
+    def clear(self) -> None:
+        """Removes the frames and files of an attempt that is over."""
+        shutil.rmtree(self._work / "job", ignore_errors=True)
+
+    def _old(self) -> OldFrames:
+        learning = self.heart.settings
+        return OldFrames(self._work / "old", learning.old_frames, learning.seed, self._limits.old_bytes_max)
 
     def write(self) -> None:
         """Writes down what has to last, if it has changed. Raises OSError."""
@@ -225,10 +278,34 @@ class Watched:
         self._written = replace(self.lasting)
 
 
+def forget(work: Path, before_unix_ns: int) -> None:
+    """Removes what a learner has copied into its folder of a model, where nothing is tried: the frames of an attempt
+    that was ended, and old ones that were received earlier. Raises OSError.
+    """
+    shutil.rmtree(work / "job", ignore_errors=True)
+    OldFrames(work / "old", 0, 0, 0).let_go_before(before_unix_ns)
+
+
 def _is_below(folder: Path, number: int) -> bool:
     """Whether there are segments, and all have lower numbers."""
     last = segment_numbers(folder)[-1:]
     return bool(last) and last[0] < number
+
+
+def _know_own_version(lasting: Lasting, model_folder: Path) -> None:
+    """Takes it down where the version that was tried last is there, as of a learner that was ended just then."""
+    if not lasting.trying:
+        return
+    for number in sorted(version_numbers(model_folder), reverse=True):
+        try:
+            with (model_folder / str(number) / LEARNED_FILE).open("rb") as file:
+                said = json.loads(file.read(_LEARNED_BYTES_MAX))
+        except (OSError, ValueError, RecursionError):
+            continue
+        if isinstance(said, dict) and said.get("mark") == lasting.trying:
+            lasting.published, lasting.tried = str(number), lasting.trying_labelled
+            break
+    lasting.trying = ""
 
 
 def _read_state(file: Path) -> Lasting:

@@ -18,7 +18,7 @@ from duly_learn.optimize.vector_student import ROWS_MAX, NoVector, vector_studen
 
 STEPS_MAX = 2000
 SECONDS_MAX = 600.0
-"""Training ends after so many steps of 8 frames, or so many seconds, whichever is first."""
+"""Training has so many steps (`training.Bounds.batch` frames each), or as many as fit into so many seconds."""
 _SAMPLES = 32
 """So many answers tell what kind of loss fits."""
 
@@ -69,7 +69,11 @@ class Distillation:
         was, now = trained.unseen
         notes = [*notes_of(pruned), f"Its loss on frames kept from training fell from {was:.3g} to {now:.3g}."]
         if trained.steps < self.steps:
-            notes.append(f"Training was ended after {self.seconds:g} s; more time would do better.")
+            notes.append(
+                f"Training was cut to {trained.steps} of {self.steps} steps, as it may take {self.seconds:g} s: how "
+                "many depends on the machine, and so do the weights, whatever the seed. More time (--train-seconds) "
+                "would do better."
+            )
         if trained.cut_short:
             notes.append("What training keeps of all frames would have been too large: the last ones were left out.")
         return Candidate("model.onnx", said, notes)

@@ -127,10 +127,12 @@ def _agreement(source: OptimizeSource, graph: Path) -> float:
             outcomes = model.outcomes(frames)
     except NotRunning:
         return 0.0
-    return fmean(
+    scores = [
         0.0 if isinstance(outcome, Refusal) else source.measure.of(answer, outcome)
-        for answer, outcome in zip(answers, outcomes, strict=True)
-    )
+        for frame, answer, outcome in zip(frames, answers, outcomes, strict=True)
+        if not frame.warms_up
+    ]
+    return fmean(scores) if scores else 0.0
 
 
 def _feeds(source: OptimizeSource, limit: int) -> Iterator[Mapping[str, Array]]:

@@ -3,12 +3,11 @@ which then becomes the version's by one rename.
 """
 
 import asyncio
-import fcntl
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,16 +19,14 @@ from duly.models.sizes import SizeLimits
 from duly.models.toml_text import toml_text
 from duly.models.version_settings import own_settings, with_settings
 from duly.runtime.worker_launch import check_version
+from duly_learn.alone import Taken
 from duly_learn.errors import LearnError
 from duly_learn.graphs.describe import external_files
 from duly_learn.running.model import LOAD_SECONDS_MAX
 
+_PARTIAL = re.compile(r"\.[0-9]+\.[0-9]+\.partial")
 MADE_FILE = "optimize.json"
 """What a version was made of and how, beside its graphs."""
-
-
-class Taken(LearnError):
-    """Somebody else is at it, or has been."""
 
 
 class Unfit(LearnError):
@@ -52,20 +49,11 @@ class NewVariant:
     """Its agreement with the original."""
 
 
-@contextmanager
-def alone(model_folder: Path) -> Iterator[None]:
-    """Keeps others from optimising the same model meanwhile, in this process or another, until the block ends; also
-    where this process dies. Raises Taken.
-    """
-    descriptor = os.open(model_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Taken(f"{model_folder.name} is being optimised already; wait until that is done") from None
-        yield
-    finally:
-        os.close(descriptor)
+def clear(model_folder: Path) -> None:
+    """Removes what one that was killed has left of a version; for who is alone there."""
+    for path in model_folder.iterdir():
+        if _PARTIAL.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def next_number(model_folder: Path) -> int:
@@ -138,6 +126,7 @@ def write_version(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    _to_disk(home)
     return final
 
 

@@ -14,12 +14,15 @@ from duly.models.folders import VERSION
 from duly.sampling.files import write
 from duly.sampling.sample import Form, Labelled, Sample
 from duly.sampling.store import FRAMES, LABELLED, segment_name, segment_numbers
+from duly_learn.learner.limits import Limits
 from duly_learn.learner.main import Learner
 from duly_learn.learner.telling import Teller
 from duly_learn.learner.trees import as_graph, fit
 from tests.learn.concepts import Concepts
 
 SEGMENT = 50
+FOR_EVER = Limits(age_s_max=1e10)
+"""The times of made-up frames are those of 1970, a millisecond a frame."""
 
 TOML = """
 warmup_runs = 3
@@ -153,9 +156,9 @@ class Told:
 class Driven:
     """A learner in this process, that goes on when the test says so."""
 
-    def __init__(self, models: Path, store: Path, commands: bool = False) -> None:
+    def __init__(self, models: Path, store: Path, commands: bool = False, limits: Limits = FOR_EVER) -> None:
         self.told = Told()
-        self.learner = Learner(models, store, commands, False, Teller(self.told.writing))
+        self.learner = Learner(models, store, commands, False, Teller(self.told.writing), limits)
         self._now_s = 1.0
 
     def go_on(self) -> list[dict[str, object]]:

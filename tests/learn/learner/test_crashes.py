@@ -8,7 +8,10 @@ import pytest
 
 from duly.models.repository import Repository
 from duly.sampling.store import LABELLED, segment_numbers
-from tests.learn.learner.made import Driven, versions_of
+from duly_learn.learner import main
+from duly_learn.learner.main import Learner
+from duly_learn.learner.telling import Teller
+from tests.learn.learner.made import FOR_EVER, Driven, Told, versions_of
 from tests.learn.learner.test_learner import Place
 
 STEPS = ("read", "trust", "write job", "train", "validate", "publish", "rename", "published")
@@ -17,7 +20,7 @@ STEPS = ("read", "trust", "write job", "train", "validate", "publish", "rename",
 def run_dying(place: Place, step: str) -> int:
     command = [sys.executable, "-m", "tests.learn.learner.dying", step]
     command += ["--models", str(place.models), "--store", str(place.store)]
-    return subprocess.run(command, stdout=subprocess.DEVNULL, timeout=100).returncode
+    return subprocess.run(command, stdout=subprocess.DEVNULL, timeout=600).returncode
 
 
 @pytest.mark.timeout(300)
@@ -40,3 +43,25 @@ def test_a_crash_at_every_step_leaves_all_as_it_was_and_the_next_run_finishes(tm
     place.stream.send(200, 1)
     driven.go_on()
     assert [line["text"] for line in driven.told.of("problem")] == []
+
+
+def test_a_version_of_a_learner_that_was_killed_before_it_wrote_that_down_is_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(tmp_path)
+    place.stream.send(400, 1)
+    assert run_dying(place, "published") == -9
+    assert versions_of(place.model) == [1, 2]
+    told = Told()
+    learner = Learner(place.models, place.store, False, True, Teller(told.writing), FOR_EVER)
+    for coming in ([], ["2"], []):  # not seen yet, on trial, and rolled back
+        learner.serves({"fraud": {"active": "1", "coming": coming}})
+        learner.turn(1.0)
+        assert learner.waits_for_a_trial("fraud")
+    monkeypatch.setattr(main, "SEEN_SECONDS", 0.0)
+    learner.serves({"fraud": {"active": "1", "coming": []}})
+    learner.turn(10.0)
+    assert not learner.waits_for_a_trial("fraud")
+    learner.join()
+    assert told.of("step") == [], "the labels that it was made from were tried"
+    assert told.of("state")[-1]["published"] == "2"

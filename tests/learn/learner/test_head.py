@@ -80,3 +80,25 @@ def test_what_is_no_head_is_named() -> None:
         find_head(model(nodes, [value("x", ["N", 4])], [value("y", ["N", 4])]), "y")
     with pytest.raises(LearnError, match="labels are from 0 to 2, one is 7"):
         train(find_head(classifier("gemm"), "y"), np.zeros((1, 8)), np.array([7]), np.ones(1))
+
+
+@pytest.mark.parametrize("kind", ["gemm", "matmul"])
+def test_weights_that_others_read_too_stay_as_they_are_for_those(kind: str) -> None:
+    graph = classifier(kind)
+    graph.graph.node.append(helper.make_node("MatMul", ["f", "w"], ["tied"]))
+    graph.graph.node.append(helper.make_node("Add", ["tied", "b"], ["again"]))
+    graph.graph.output.append(value("again", ["N", 3]))
+    head = find_head(graph, "y")
+    weight, bias = np.full((8, 3), 0.5), np.array([1.0, 2.0, 3.0])
+    learnt = with_head(graph, head, weight, bias)
+    again = with_head(learnt, find_head(learnt, "y"), weight, bias)
+    assert again.SerializeToString() == learnt.SerializeToString()
+    numbers = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
+
+    def run_all(each: onnx.ModelProto) -> list[np.ndarray]:
+        session = onnxruntime.InferenceSession(each.SerializeToString(), providers=["CPUExecutionProvider"])
+        return [np.asarray(array) for array in session.run(["y", "again"], {"x": numbers})]
+
+    (old, tied), (new, still) = run_all(graph), run_all(learnt)
+    assert (tied == still).all()
+    assert not np.allclose(old, new)

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,14 @@ import pytest
 from duly.models.repository import Repository
 from duly.sampling.files import read_file
 from duly.sampling.store import LABELLED, segment_name, segment_numbers
+from duly_learn.alone import alone
 from duly_learn.learner.job import read_job
+from duly_learn.learner.limits import Limits
 from duly_learn.learner.main import InUse
 from duly_learn.learner.old import OldFrames
+from duly_learn.learner.validation import RENEWED_MAX
 from tests.learn.concepts import FRAUD, INTRUSION, Concepts
-from tests.learn.learner.made import TOML, Driven, Lie, Stream, put_model, versions_of
+from tests.learn.learner.made import FOR_EVER, TOML, Driven, Lie, Stream, put_model, versions_of
 
 
 class Place:
@@ -28,6 +32,7 @@ class Place:
         self.store.mkdir(parents=True)
         self.model = put_model(self.models, concepts, toml)
         self.stream = Stream(self.store, self.model, concepts)
+        self.work = self.store / ".learner" / concepts.name
 
 
 @pytest.fixture
@@ -213,18 +218,94 @@ def test_a_command_that_the_server_does_not_allow_is_not_run(tmp_path: Path) -> 
     assert not marker.exists()
 
 
+def copied_to(folder: Path) -> str:
+    """A trainer that copies its job away, and makes nothing."""
+    return with_command(f"import shutil, sys; shutil.copytree(sys.argv[-1], {str(folder)!r}); sys.exit(1)")
+
+
 def test_an_old_frame_whose_label_is_doubted_now_is_not_trained_on(tmp_path: Path) -> None:
-    place = Place(tmp_path, toml=with_command("import sys; sys.exit(1)"))
+    place = Place(tmp_path, toml=copied_to(tmp_path / "job"))
     place.stream.send(400, 0, OneClientsFlips())
     labelled = place.stream.folder / LABELLED
     rows = [row for number in segment_numbers(labelled) for row in read_file(labelled / segment_name(number))]
-    work = place.store / ".learner" / FRAUD.name
-    OldFrames(work / "old", 1000, 0).add(0, rows)  # believed at an earlier attempt
+    OldFrames(place.work / "old", 1000, 0, 1 << 30).add(0, rows)  # believed at an earlier attempt
     driven = Driven(place.models, place.store, commands=True)
     driven.go_on()
     assert [line["result"] for line in driven.told.of("attempt")] == ["failed"]
-    _, lessons = read_job(work / "job")
+    _, lessons = read_job(tmp_path / "job")
     assert len(lessons) > 100
     senders = {lesson.sample.labelled.principal for lesson in lessons if lesson.sample.labelled is not None}
     assert senders == {"bank-0", "bank-2", "bank-3"}
     assert not any(lesson.old for lesson in lessons)
+
+
+def test_the_frames_of_an_attempt_are_bounded_by_bytes_and_the_newest_are_taken(tmp_path: Path) -> None:
+    place = Place(tmp_path, toml=copied_to(tmp_path / "job"))
+    place.stream.send(400, 1)
+    a_frame = len(FRAUD.features) * 4 + 2 * 4 + 8  # input, scores, label
+    limits = replace(FOR_EVER, memory_bytes_max=8 * 300 * a_frame)
+    driven = Driven(place.models, place.store, commands=True, limits=limits)
+    driven.go_on()
+    (ended,) = driven.told.of("attempt")
+    assert "left out: the oldest 100 of 400 labels" in str(ended["text"]), ended
+    assert "learn_memory_bytes_max and train_bytes_max" in str(ended["text"])
+    _, lessons = read_job(tmp_path / "job")
+    assert min(lesson.sample.frame_id for lesson in lessons) > 100
+
+
+def test_what_the_learner_copies_of_frames_is_let_go_by_age(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    place.stream.send(400, 1)
+    Driven(place.models, place.store).go_on()
+    assert list((place.work / "old").glob("*.npz"))
+    assert not (place.work / "job").exists()
+    (place.work / "job" / "frames").mkdir(parents=True)  # of a learner that was killed
+    shutil.copytree(place.work, place.work.with_name("another"))  # of a model that learns no more
+    Driven(place.models, place.store, limits=Limits()).go_on()
+    for work in (place.work, place.work.with_name("another")):
+        assert not list((work / "old").glob("*.npz"))
+        assert not (work / "job").exists()
+
+
+def test_what_a_version_says_of_itself_names_no_sender(place: Place) -> None:
+    place.stream.send(400, 0)
+    driven = Driven(place.models, place.store)
+    driven.go_on()
+    place.stream.send(600, 1, OneClientsFlips())
+    driven.go_on()
+    told = [(place.model / str(number) / "learned.json").read_text() for number in versions_of(place.model)[1:]]
+    assert told
+    assert any(json.loads(each)["not_believed"] > 0 for each in told)
+    assert not any("bank" in each for each in told)
+
+
+def test_nothing_is_made_while_somebody_else_makes_a_version(place: Place) -> None:
+    place.stream.send(400, 1)
+    half = place.model / ".learning-12"
+    half.mkdir()
+    driven = Driven(place.models, place.store)
+    half.mkdir(exist_ok=True)
+    with alone(place.model):
+        driven.go_on()
+        (problem,) = driven.told.of("problem")
+        assert "a version is being made already" in str(problem["text"])
+        assert half.exists(), "it may be in use"
+        assert driven.told.of("attempt") == []
+    for _ in range(4):
+        driven.go_on()
+    assert versions_of(place.model) == [1, 2]
+    assert not half.exists()
+
+
+@pytest.mark.parametrize(("renewed", "judged"), [(0, 0), (RENEWED_MAX - 1, 0), (RENEWED_MAX, 5)])
+def test_the_risk_begins_anew_with_a_drift_and_only_so_often(place: Place, renewed: int, judged: int) -> None:
+    place.stream.send(200, 0)
+    place.stream.send(150, 1)
+    place.work.mkdir(parents=True)
+    state = place.work / "state.json"
+    state.write_text(json.dumps({"judged": 5, "judged_from": "1", "renewed": renewed}))
+    driven = Driven(place.models, place.store)
+    driven.learner.turn(1.0)
+    assert [line["signal"] for line in driven.told.of("drift")] == ["errors"]
+    found = json.loads(state.read_text())
+    assert (found["judged"], found["renewed"]) == (judged, min(renewed + 1, RENEWED_MAX))

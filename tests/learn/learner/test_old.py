@@ -11,7 +11,7 @@ from tests.sampling.made import sample
 def test_old_frames_are_drawn_evenly_and_bounded(tmp_path: Path) -> None:
     counts = np.zeros(200)
     for seed in range(60):
-        old = OldFrames(tmp_path / str(seed), 20, seed)
+        old = OldFrames(tmp_path / str(seed), 20, seed, 1 << 20)
         offered = 0
         for low in range(0, 200, 50):
             offered = old.add(offered, [sample(at) for at in range(low, low + 50)])
@@ -27,23 +27,23 @@ def test_old_frames_are_drawn_evenly_and_bounded(tmp_path: Path) -> None:
 def test_the_same_seed_draws_the_same(tmp_path: Path) -> None:
     kept = []
     for name in ("a", "b"):
-        old = OldFrames(tmp_path / name, 5, 1)
+        old = OldFrames(tmp_path / name, 5, 1, 1 << 20)
         old.add(0, [sample(at) for at in range(50)])
         kept.append([each.frame_id for each in old.read()])
     assert kept[0] == kept[1]
 
 
 def test_what_a_learner_left_that_ended_between_two_renames_is_found(tmp_path: Path) -> None:
-    old = OldFrames(tmp_path / "old", 5, 1)
+    old = OldFrames(tmp_path / "old", 5, 1, 1 << 20)
     old.add(0, [sample(at) for at in range(5)])
     (tmp_path / "old").rename(tmp_path / ".old.gone")
-    assert len(OldFrames(tmp_path / "old", 5, 1).read()) == 5
+    assert len(OldFrames(tmp_path / "old", 5, 1, 1 << 20).read()) == 5
     (tmp_path / ".old.half").mkdir()
     assert old.add(5, [sample(at) for at in range(5, 9)]) == 9
 
 
 def test_frames_are_let_go_by_stream_and_id(tmp_path: Path) -> None:
-    old = OldFrames(tmp_path / "old", 5, 1)
+    old = OldFrames(tmp_path / "old", 5, 1, 1 << 20)
     old.add(0, [sample(at) for at in range(5)])
     old.let_go({(sample(1).stream, 1), (sample(3).stream, 3), ("another", 4)})
     assert [each.frame_id for each in old.read()] == [0, 2, 4]
@@ -65,3 +65,22 @@ def test_old_frames_are_sorted_by_their_neighbours_now() -> None:
     assert unknown in ([], [id(far)])
     assert id(over) not in unknown
     assert sort_out([], numbers, labels, 5).true == ()
+
+
+def test_frames_are_let_go_by_age_also_those_of_a_writing_that_broke_off(tmp_path: Path) -> None:
+    old = OldFrames(tmp_path / "old", 5, 1, 1 << 20)
+    old.add(0, [sample(at) for at in range(5)])
+    (tmp_path / ".old.half").mkdir()
+    (tmp_path / ".old.half" / "000000.npz").touch()
+    old.let_go_before(sample(2).received_unix_ns)
+    assert [each.frame_id for each in old.read()] == [2, 3, 4]
+    old.let_go_before(sample(4).received_unix_ns + 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert list((tmp_path / "old").iterdir()) == []
+
+
+def test_old_frames_take_no_more_than_they_may(tmp_path: Path) -> None:
+    one = sum(array.nbytes for array in sample(1).arrays.values())
+    old = OldFrames(tmp_path / "old", 100, 1, 10 * one)
+    old.add(0, [sample(at) for at in range(50)])
+    assert len(old.read()) == 10

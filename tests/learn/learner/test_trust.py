@@ -16,7 +16,7 @@ FIVE = [f"bank-{at % 5}" for at in range(600)]
 def judged(
     labels_of: "object",
     concepts: Concepts = FRAUD,
-    sources: Sequence[str] = FIVE,
+    sources: Sequence[str | tuple[str, str]] = FIVE,
     answers_of: int = 0,
     concept: int = 0,
 ) -> tuple[Judgement, np.ndarray]:
@@ -28,7 +28,8 @@ def judged(
     said = labels_of(random, numbers, labels)  # type: ignore[operator]
     answers = labels if answers_of == concept else random.permutation(labels)
     rates = {int(each): float((labels == each).mean()) for each in np.unique(labels)}
-    return judge(numbers.astype(np.float64), said, answers, sources, rates, Trust(), 0), said != labels
+    senders = [(each, "") if isinstance(each, str) else each for each in sources]
+    return judge(numbers.astype(np.float64), said, answers, senders, rates, Trust(), 0), said != labels
 
 
 def honest(random: np.random.Generator, numbers: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -90,8 +91,30 @@ def test_the_opposite_of_the_model_is_not_believed_where_classes_are_as_frequent
     random = np.random.default_rng(2)
     numbers, labels = random.normal(size=(600, 3)), random.integers(0, 2, 600)
     numbers[:, 0] += 3 * labels
-    found = judge(numbers, 1 - labels, labels, FIVE, {0: 0.5, 1: 0.5}, Trust(), 0)
+    found = judge(numbers, 1 - labels, labels, [(each, "") for each in FIVE], {0: 0.5, 1: 0.5}, Trust(), 0)
     assert "the opposite of the model" in found.refused
+
+
+@pytest.mark.parametrize("names", [1, 8, 100])
+def test_a_principal_is_no_more_believed_for_stating_many_sources(names: int) -> None:
+    banks = [f"bank-{at % 4}" for at in range(1000)]
+    own = np.array([bank == "bank-3" for bank in banks])
+    sources = [(bank, f"n{at // 4 % names}" if bank == "bank-3" else "") for at, bank in enumerate(banks)]
+
+    def lie(random: np.random.Generator, numbers: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return np.where(own & (labels == 1), 0, labels)
+
+    found, false = judged(lie, sources=sources)
+    assert not found.refused
+    assert false[found.believed].sum() <= 2, found.reasons
+    assert found.believed[~own].mean() > 0.9, found.reasons
+
+
+def test_no_principal_has_most_of_the_labels_whatever_sources_it_states() -> None:
+    names = [("big", f"n{at % 7}") for at in range(500)] + [(f"small-{at % 4}", "") for at in range(100)]
+    found, _ = judged(honest, sources=names)
+    assert 40 <= found.believed[:500].sum() <= 70
+    assert found.believed[500:].all()
 
 
 def test_no_source_has_most_of_the_labels() -> None:

@@ -11,7 +11,7 @@ from duly.sampling.store import FRAMES, LABELLED, segment_name
 from duly_learn.learner.main import Learner
 from duly_learn.learner.telling import Teller
 from tests.learn.concepts import FRAUD
-from tests.learn.learner.made import TOML, Driven, Stream, Told, put_model
+from tests.learn.learner.made import FOR_EVER, TOML, Driven, Stream, Told, put_model
 
 NAMED = TOML.replace("[learning]", '[learning]\noutput = "scores"', 1)
 
@@ -64,6 +64,6 @@ def test_a_learner_that_was_started_again_waits_for_what_is_on_trial(
     models, store = tmp_path / "models", tmp_path / "store"
     store.mkdir()
     put_model(models, FRAUD, rows=200)
-    learner = Learner(models, store, False, True, Teller(Told().writing))
+    learner = Learner(models, store, False, True, Teller(Told().writing), FOR_EVER)
     learner.serves({FRAUD.name: {"active": "1", "coming": coming}})
     assert learner.waits_for_a_trial(FRAUD.name) is on_trial

@@ -21,4 +21,8 @@ def learning(name: str, learned: ModelLearning) -> model_pb2.Learning:
         drifts=[model_pb2.LearningCount(name=of, count=times) for of, times in learned.drifts.items()],
         attempts=[model_pb2.LearningCount(name=of, count=times) for of, times in learned.attempts.items()],
         problem=learned.problem,
+        last_drifts=[
+            model_pb2.LearningDrift(signal=each.signal, seen_unix_nano=each.unix_ns, stream=each.stream, text=each.text)
+            for each in learned.last_drifts
+        ],
     )
