@@ -110,6 +110,25 @@ def test_static_int8_is_calibrated_on_what_comes_out_of_preprocessing(tmp_path: 
     assert agreement > 0.95
 
 
+def test_static_int8_of_a_perceptron_as_scikit_learn_writes_it(tmp_path: Path) -> None:
+    """Its biases have two dimensions."""
+    rng = np.random.default_rng(0)
+    weights = {f"w{nth}": rng.normal(0, 0.3, (16, 16)).astype(np.float32) for nth in range(2)}
+    weights |= {f"b{nth}": rng.normal(0, 0.1, (1, 16)).astype(np.float32) for nth in range(2)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w0"], ["h"]),
+        helper.make_node("Add", ["h", "b0"], ["biased"]),
+        helper.make_node("Relu", ["biased"], ["seen"]),
+        helper.make_node("MatMul", ["seen", "w1"], ["g"]),
+        helper.make_node("Add", ["g", "b1"], ["y"]),
+    ]
+    graph = graphs.model(nodes, [graphs.value("x", ("N", 16))], [graphs.value("y", ("N", 16))], weights)
+    graphs.save(tmp_path, "mlp", graph, CLOSE)
+    _, candidate, folder, agreement = made(tmp_path, "mlp", StaticInt8(), rows(60, 16))
+    assert operators(onnx.load(str(folder / candidate.file)))["QuantizeLinear"] > 0
+    assert agreement > 0.95
+
+
 def test_dynamic_int8_runs_frames_of_a_batch_one_by_one_and_says_so(tmp_path: Path) -> None:
     graphs.save(tmp_path, "turn", graphs.turning(32, 2), CLOSE)
     source, candidate, folder, agreement = made(tmp_path, "turn", DynamicInt8(), rows(24, 32))

@@ -100,10 +100,10 @@ async def test_it_is_confined_and_gets_what_is_left_over(tmp_path: Path) -> None
         await until(lambda: bench.link.is_there)
         bench.keep(1)
         await until(lambda: bench.link.counts.written["m"] >= 1)
-        check_confined(bench.pid)
+        check_confined(bench.pid, tmp_path)
 
 
-def check_confined(pid: int) -> None:
+def check_confined(pid: int, folder: Path) -> None:
     assert os.sched_getscheduler(pid) == os.SCHED_IDLE
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     assert status["NoNewPrivs"].strip() == "1"
@@ -111,7 +111,8 @@ def check_confined(pid: int) -> None:
     assert status["Threads"].strip() == "1"
     assert Path(f"/proc/{pid}/comm").read_text().startswith("duly samples")
     links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
-    assert not [link for link in links if link.startswith("/") and link != "/dev/null"], "no file stays open"
+    opened = [link for link in links if link.startswith("/") and link != "/dev/null"]
+    assert opened == [str(folder)], "nothing stays open but the folder, which is taken so"
 
 
 @pytest.mark.parametrize("step", range(8))
@@ -170,6 +171,31 @@ async def test_killed_at_any_step_it_is_replaced_and_everything_is_accounted_for
     assert kept.keys() >= {9000, 9001}
     assert kept[9000].labels == {"label": 1}
     assert all(np.array_equal(each.inputs["x"], np.full(4, each.frame_id)) for each in kept.values())
+
+
+async def test_two_servers_never_write_into_one_folder(tmp_path: Path, quick: None) -> None:
+    first, second = Bench(tmp_path), Bench(tmp_path)
+    its_task = watch_over("first writer", first.link.run)
+    await until(lambda: first.link.is_there)
+    first.keep(1)
+    await until(lambda: first.link.counts.written["m"] >= 2)
+    task = watch_over("second writer", second.link.run)
+    await until(lambda: second.link.problem)
+    assert second.link.problem == (
+        f"another server keeps frames in {tmp_path}: give each a folder of its own, or end the other one"
+    )
+    second.keep(2)
+    restarts = second.link.counts.restarts
+    await until(lambda: second.link.counts.restarts > restarts + 1)
+    assert not second.link.counts.written
+    assert second.link.counts.dropped == {"writer_down": 2}
+    await first.link.close(its_task)
+    await until(lambda: not second.link.problem)  # it goes on once the first one has ended
+    second.keep(3)
+    await second.link.close(task)
+    assert first.link.problem == ""
+    assert second.link.counts.written == {"m": 2}
+    assert [each.frame_id for each in read(tmp_path)] == [1, 3]
 
 
 async def test_a_queue_that_is_full_drops_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

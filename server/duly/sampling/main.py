@@ -8,13 +8,16 @@ what it does with them.
 """
 
 import contextlib
+import fcntl
 import gc
 import io
+import os
 import resource
 import select
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,10 @@ _IOPRIO_SET = {kernel.X86_64: 251, kernel.AARCH64: 30}
 _IOPRIO_IDLE = 3 << 13  # linux/ioprio.h, for this process
 _CAP_DAC_OVERRIDE = 1 << 1
 _OOM_SCORE = 900
+
+
+class Taken(Exception):
+    """Another process writes into a folder, which the message names."""
 
 
 def main(arguments: list[str]) -> int:
@@ -69,11 +76,13 @@ def _serve(connection: socket.socket) -> int:
 
     living = first[1].pop("living")
     settings = WriterSettings.of(first[1])
-    lacking = _confine(settings)
     try:
+        take(settings.folders)
+        lacking = _confine(settings)
         writing = Writing(settings, say, time.monotonic(), time.time(), living)
-    except OSError as error:
-        say(wire.STATUS, {"written": {}, "dropped": {}, "problem": error.strerror or "it cannot be read", "bytes": {}})
+    except (OSError, Taken) as error:
+        problem = str(error) if isinstance(error, Taken) else error.strerror or "it cannot be read"
+        say(wire.STATUS, {"written": {}, "dropped": {}, "problem": problem, "bytes": {}})
         return wire.EXIT_FOLDER
     say(wire.READY, {"lacking": lacking})
     gc.freeze()
@@ -93,6 +102,30 @@ def _serve(connection: socket.socket) -> int:
                 messages.feed(data)
     except FolderGone:
         return wire.EXIT_FOLDER
+
+
+def take(folders: Sequence[str]) -> None:
+    """Takes folders for this process until it ends: two that number their files alike would replace each other's.
+
+    Raises Taken where another one has a folder, and OSError where it is not there. On a file system that knows no locks
+    nothing is taken, and nothing raised.
+    """
+    taken: set[tuple[int, int]] = set()
+    for folder in folders:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        found = os.fstat(descriptor)
+        if (found.st_dev, found.st_ino) in taken:  # it is named twice, which is one folder to take
+            os.close(descriptor)
+            continue
+        taken.add((found.st_dev, found.st_ino))
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Taken(
+                f"another server keeps frames in {folder}: give each a folder of its own, or end the other one"
+            ) from None
+        except OSError:
+            os.close(descriptor)
 
 
 def _confine(settings: WriterSettings) -> list[str]:

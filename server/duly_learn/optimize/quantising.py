@@ -24,7 +24,7 @@ def check_not_quantised(model: onnx.ModelProto) -> dict[str, int]:
 
 def prepared(source: OptimizeSource, folder: Path) -> Path:
     """Writes the graph as quantisation wants it: shapes inferred, batch normalisation in the convolutions before it,
-    and each node with a name. Raises Refused.
+    biases of one dimension, and each node with a name. Raises Refused.
     """
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -39,8 +39,24 @@ def prepared(source: OptimizeSource, folder: Path) -> Path:
         raise Refused(f"the graph cannot be prepared for it: {type(error).__name__}: {error}") from error
     for index, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
+    _flatten_biases(model.graph)
     onnx.save(model, str(path))
     return path
+
+
+def _flatten_biases(graph: onnx.GraphProto) -> None:
+    """Makes [N] of biases of [1, N], as scikit-learn's perceptrons have them: a Gemm adds them up alike, and the
+    quantiser takes each entry of the first dimension for a number.
+    """
+    elsewhere = {value.name for value in (*graph.input, *graph.output)}
+    biases: set[str] = set()
+    for node in graph.node:
+        factors = 2 if node.op_type == "Gemm" else len(node.input)
+        elsewhere |= set(node.input[:factors])
+        biases |= set(node.input[factors:])
+    for weights in graph.initializer:
+        if weights.name in biases - elsewhere and len(weights.dims) == 2 and weights.dims[0] == 1:
+            del weights.dims[0]
 
 
 @contextmanager

@@ -16,7 +16,11 @@ def tables(result: Result) -> Iterator[Table | str]:
     for tested in both:
         yield from _tested(tested, result)
     if result.against is not None:
-        yield _compared(result, result.against)
+        yield escape(
+            f"{result.against.model} less {result.tested.model}, in points; *: significant ({MISTAKE:.0%} for all "
+            "together)"
+        )
+        yield _compared(result)
     for note in result.notes:
         yield escape(f"note: {note}")
 
@@ -35,19 +39,15 @@ def _tested(tested: Tested, result: Result) -> Iterator[Table | str]:
         yield table
     if corruptions and tested.guarded:
         clean_share = tested.clean.flagged / len(tested.clean.scores)
-        table = _table(
-            "severity", ["1", "2", "3", "4", "5"], f"flagged by guards, %; of clean frames {clean_share:.1%}"
-        )
+        yield f"flagged by guards, in %; of clean frames {100 * clean_share:.1f}"
+        table = _table("severity", ["1", "2", "3", "4", "5"])
         for row in corruptions:
             table.add_row(escape(row.name), *(f"{100 * level.flagged / len(level.scores):.1f}" for level in row.levels))
         yield table
     for row in tested.rows:
         if row.what == "attack" and row.levels:
-            table = _table(
-                row.unit,
-                [level.label for level in row.levels],
-                f"{row.name} ({row.scale}), {len(row.levels[0].scores)} frames",
-            )
+            yield escape(f"{row.name} ({row.scale}), {len(row.levels[0].scores)} frames")
+            table = _table(row.unit, [level.label for level in row.levels])
             table.add_row("score left", *map(_cell, row.levels))
             table.add_row(
                 "queries a frame", *(f"{level.queries / max(1, len(level.scores)):,.0f}" for level in row.levels)
@@ -58,12 +58,8 @@ def _tested(tested: Tested, result: Result) -> Iterator[Table | str]:
             yield table
 
 
-def _compared(result: Result, against: Tested) -> Table:
-    table = _table(
-        "condition",
-        _labels(result),
-        f"{against.model} less {result.tested.model}, in points; *: significant ({MISTAKE:.0%} for all together)",
-    )
+def _compared(result: Result) -> Table:
+    table = _table("condition", _labels(result))
     clean = result.find(CLEAN, CLEAN)
     if clean is not None:
         table.add_row(CLEAN, _difference(result, CLEAN, CLEAN))
@@ -91,10 +87,9 @@ def _cell(level: Level) -> str:
     return f"{100 * mean.mean:.1f}\n({100 * mean.low:.0f} to {100 * mean.high:.0f})"
 
 
-def _table(first: str, columns: Sequence[str], title: str = "") -> Table:
-    table = Table(
-        title=escape(title) or None, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
-    )
+def _table(first: str, columns: Sequence[str]) -> Table:
+    """Its title stands in a line of its own, which is not broken where the table is narrow."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column(escape(first), no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
