@@ -144,8 +144,17 @@ def test_no_more_bytes_are_kept_than_allowed(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(places, "BYTES_MAX", 160)
     np.save(tmp_path / "x.npy", np.arange(400, dtype=np.float32).reshape(100, 4))
     assert len(frames_from([tmp_path / "x.npy"], NUMBERS, 10, 0)) == 10
+    said: list[str] = []
+    first: list[float] = []
+    for seed in range(200):
+        frames = frames_from([tmp_path / "x.npy"], NUMBERS, 100, seed, told=said.append)
+        assert len(frames) == 5
+        first += [float(np.asarray(frame.inputs["x"])[0]) / 4 for frame in frames]
+    assert said[0] == "at most 5 frames are kept: more would take over 160 bytes of memory"
+    assert np.mean(first) == pytest.approx(49.5, abs=4), "each is as likely as any other"
+    remembering = NUMBERS.model_copy(update={"stateful": True})
     with pytest.raises(LearnError, match="the first 11 frames take 176 bytes"):
-        frames_from([tmp_path / "x.npy"], NUMBERS, 100, 0)
+        frames_from([tmp_path / "x.npy"], remembering, 100, 0)
 
 
 def test_pictures_of_a_folder_come_as_they_are_encoded(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from duly_learn.frames.samples import Which, frames_of, is_sample_folder, sample
 FRAMES_READ_MAX = 200_000
 """Of one place, no more frames are looked at: at 30 a second, almost two hours."""
 BYTES_MAX = 4 << 30
-"""Reading ends with an error where the frames that are kept are larger together."""
+"""The frames that are kept are no larger together: half of them are let go, and no more are taken, or, for a model that
+remembers what came before, reading ends with an error."""
 REASONS_MAX = 3
 _LOGS = {".mcap", ".bag"}
 _MAGIC: tuple[tuple[bytes, str], ...] = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"))
@@ -57,6 +58,13 @@ class _Kept:
             return frame.nbytes - before
         return 0
 
+    def halve(self) -> int:
+        """Lets half of the frames go, by chance, and takes no more than are left. Returns their bytes."""
+        assert self.chance is not None
+        self.limit = len(self.frames) // 2
+        self.frames = self.chance.sample(self.frames, self.limit)
+        return sum(frame.nbytes for _, frame in self.frames)
+
 
 def frames_from(
     places: Sequence[Path],
@@ -78,7 +86,7 @@ def frames_from(
 
     Raises:
         NoFrames: there is none; the message says what was wrong with the first ones.
-        LearnError: they do not fit into memory.
+        LearnError: they do not fit into memory, and follow one another.
         OSError: a place cannot be read.
     """
     if not places:
@@ -97,6 +105,9 @@ def frames_from(
                 told(found)
             else:
                 there_bytes += here.take(found)
+            while there_bytes > BYTES_MAX and here.chance is not None and len(here.frames) > 1:
+                there_bytes = here.halve()
+                told(f"at most {here.limit:,} frames are kept: more would take over {BYTES_MAX:,} bytes of memory")
             if there_bytes > BYTES_MAX:
                 raise LearnError(
                     f"the first {len(kept) + len(here.frames)} frames take {there_bytes:,} bytes, more than the "
