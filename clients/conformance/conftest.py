@@ -36,7 +36,7 @@ EXAMPLES = {
     "java": [*JAVA, "duly.client.examples.StreamPicture"],
 }
 """The example of each language that streams a picture: TARGET, MODEL and FILE.jpg are added."""
-CANNOT = {"python": {"try_send"}}
+CANNOT = {"python": {"try_send"}, "cpp": {"feedback"}, "java": {"feedback"}}
 """What a client does not offer; cases that need it are skipped."""
 
 
@@ -68,8 +68,9 @@ def new_server(tmp_path_factory: pytest.TempPathFactory) -> NewServer:
     def make(name: str, models: Collection[str]) -> Server:
         folder = tmp_path_factory.mktemp("models")
         write_models(folder, models)
+        given = {"$POLICY": policy, "$FOLDER": tmp_path_factory.mktemp("samples")}
         settings: dict[str, Any] = {
-            key: policy if value == "$POLICY" else value for key, value in SERVERS[name].items()
+            key: given.get(value, value) if isinstance(value, str) else value for key, value in SERVERS[name].items()
         }
         return Server(folder, settings)
 

@@ -64,11 +64,25 @@ def take(step: dict[str, Any], subject: Subject, server: Server | None) -> None:
     elif kind := rest.pop("expect", ""):
         problem = expect(kind, rest, subject)
         assert not problem, f"{step}: {problem}"
+    elif items := rest.pop("label", []):
+        problem = label(items, rest, subject)
+        assert not problem, f"{step}: {problem}"
     elif kind := rest.pop("server", ""):
         assert server is not None
         {"kill": server.kill, "start": server.start, "drain": server.drain}[kind]()
     else:
         flood(step["flood"], step["until"], subject)
+
+
+def label(items: list[dict[str, Any]], wanted: dict[str, Any], subject: Subject) -> str:
+    """Has labels sent, again as long as what becomes of them is not known yet; returns what does not fit."""
+    give_up_s = time.monotonic() + PATIENCE_S
+    while True:
+        subject.tell({"do": "feedback", "items": items})
+        event = subject.until("labelled")
+        if "PENDING" not in event["statuses"] and event["reason"] != "FEEDBACK_UNAVAILABLE":
+            return fits({"reason": "", **wanted}, event)
+        assert time.monotonic() < give_up_s, f"it is not known what became of {items}"
 
 
 def expect(kind: str, wanted: dict[str, Any], subject: Subject) -> str:

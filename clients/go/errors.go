@@ -34,10 +34,11 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Message }
 
-// Recoverable says whether the same stream may open a little later.
+// Recoverable says whether the same stream may open a little later, or the same call succeed.
 func (e *Error) Recoverable() bool {
 	switch e.Reason {
-	case "MODEL_NOT_READY", "ADMISSION_REFUSED", "ADMISSION_BUSY", "STREAMS_EXHAUSTED", "CALLS_EXHAUSTED", "DRAINING", "DUMP_FAILED":
+	case "MODEL_NOT_READY", "ADMISSION_REFUSED", "ADMISSION_BUSY", "STREAMS_EXHAUSTED", "CALLS_EXHAUSTED", "DRAINING", "DUMP_FAILED",
+		"FEEDBACK_UNAVAILABLE":
 		return true
 	case "":
 		switch e.Code {

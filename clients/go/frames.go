@@ -2,6 +2,7 @@ package duly
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	dulyv1 "duly/v1"
@@ -29,6 +30,7 @@ type frames struct {
 	inOrder       bool
 	keptBack      []Outcome // with Arrival they wait for the outcomes of earlier frames
 	unread        []Outcome
+	keys          []streamKey // the newest last
 }
 
 func newFrames() frames {
@@ -43,6 +45,17 @@ func (f *frames) agreed(opened *dulyv1.StreamOpened) {
 	f.creditBytes = opened.GetBytesInFlightMax()
 	f.unreadMax = min(f.credit, heldMax/2)
 	f.inOrder = opened.GetOrdering() == Arrival
+	f.keys = append(f.keys[max(0, len(f.keys)-keysMax+1):], streamKey{f.nextID, opened.GetStreamKey()})
+}
+
+// keyOf returns by what the label of a frame names the stream; empty: none.
+func (f *frames) keyOf(id uint64) string {
+	for _, each := range slices.Backward(f.keys) {
+		if id >= each.firstID {
+			return each.key
+		}
+	}
+	return ""
 }
 
 // room is how many more frames may be held.

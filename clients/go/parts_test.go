@@ -163,3 +163,56 @@ func TestATokenDoesNotLeaveTheMachineInClearText(t *testing.T) {
 		_ = client.Close()
 	}
 }
+
+func TestLabelsGoInSeveralMessagesInTheirOrder(t *testing.T) {
+	var items []Feedback
+	for id := range uint64(2*feedbackItemsMax + 5) {
+		items = append(items, Feedback{StreamKey: "key", FrameID: id, Labels: []Tensor{ClassNumber(1)}})
+	}
+	var sizes []int
+	next := uint64(0)
+	for _, request := range feedbackRequests(items) {
+		sizes = append(sizes, len(request.Items))
+		for _, item := range request.Items {
+			if item.FrameId != next {
+				t.Fatalf("frame %d came in place of %d", item.FrameId, next)
+			}
+			next++
+		}
+	}
+	if !slices.Equal(sizes, []int{feedbackItemsMax, feedbackItemsMax, 5}) {
+		t.Fatalf("messages of %v labels", sizes)
+	}
+	large := Feedback{Labels: []Tensor{Bytes("y", make([]byte, feedbackBytesMax/2-100))}}
+	if got := len(feedbackRequests([]Feedback{large, large, large, {}})); got != 2 {
+		t.Fatalf("%d messages", got)
+	}
+	several := Feedback{Labels: make([]Tensor, feedbackLabelsMax-1)}
+	if got := len(feedbackRequests([]Feedback{several, several})); got != 2 {
+		t.Fatalf("%d messages", got)
+	}
+	if len(feedbackRequests(nil)) != 0 {
+		t.Fatal("a message of nothing")
+	}
+}
+
+func TestAFrameHasTheKeyOfItsConnection(t *testing.T) {
+	f := newFrames()
+	if f.keyOf(1) != "" {
+		t.Fatal("no connection, no key")
+	}
+	for connection := range 2 * keysMax {
+		opened := agreed(Unordered, 1, 0)
+		opened.StreamKey = string(rune('a' + connection%26))
+		f.agreed(opened)
+		f.takeID()
+	}
+	if len(f.keys) != keysMax || f.keyOf(1) != "" {
+		t.Fatalf("%d keys, of the first frame %q", len(f.keys), f.keyOf(1))
+	}
+	for id := uint64(keysMax + 1); id <= 2*keysMax; id++ {
+		if got, want := f.keyOf(id), string(rune('a'+(id-1)%26)); got != want {
+			t.Fatalf("frame %d has the key %q, not %q", id, got, want)
+		}
+	}
+}

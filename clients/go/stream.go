@@ -94,6 +94,14 @@ func (s *Stream) Opened() *dulyv1.StreamOpened {
 	return s.opened
 }
 
+// KeyOf returns by what Feedback names the stream for that frame. It holds for good, so that whoever learns later what was
+// right keeps it together with the frame's id. Empty: the server keeps no frames of the model.
+func (s *Stream) KeyOf(id uint64) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.frames.keyOf(id)
+}
+
 // Clock returns how the server's wall clock relates to the client's; false while that is unknown.
 func (s *Stream) Clock() (ClockEstimate, bool) {
 	s.mu.Lock()

@@ -4,6 +4,7 @@ import { Client, Clock, DulyError, encoded, fromBfloat16, Pace, tensor, toBfloat
 import type {
   ClockEstimate,
   Encoding,
+  Feedback,
   Payload,
   Stream,
   StreamOptions,
@@ -125,6 +126,23 @@ function sendOptions(command: Command): object {
   };
 }
 
+async function feedback(command: Command): Promise<void> {
+  const items: Feedback[] = command.items.map((item: Command) => ({
+    streamKey: item.key ?? stream!.keyOf(item.id),
+    frameId: item.id,
+    label: item.number ?? item.name ?? { [item.output]: Float32Array.from(item.values) },
+    ...stated(item, { weight: "weight", source: "source" }),
+  }));
+  try {
+    const results = await client!.feedback(items);
+    const [statuses, reasons] = [results.map((each) => each.status), results.map((each) => each.reason)];
+    say("labelled", { reason: "", statuses, reasons });
+  } catch (error) {
+    if (!(error instanceof DulyError)) throw error;
+    say("labelled", { reason: error.reason, statuses: [], reasons: [] });
+  }
+}
+
 function sayClock(estimate: ClockEstimate | undefined): void {
   say("clock", {
     offset_ns: estimate === undefined ? null : Number(estimate.offsetNs),
@@ -152,6 +170,8 @@ async function obey(command: Command): Promise<void> {
     }
     case "cancel":
       return stream!.cancel(command.ids);
+    case "feedback":
+      return feedback(command);
     case "clock":
       return sayClock(stream!.clock);
     case "finish":

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from duly_client import BFLOAT16, Advice, Client, DulyError, Outcome, Stream, to_bfloat16, to_float32
+from duly_client import BFLOAT16, Advice, Client, DulyError, Feedback, Outcome, Stream, to_bfloat16, to_float32
 from duly_client.clock import Clock
 from duly_client.pace import Pace
 
@@ -88,6 +88,23 @@ class Program:
     async def cancel(self, command: Command) -> None:
         assert self._stream is not None
         self._stream.cancel(command["ids"])
+
+    async def feedback(self, command: Command) -> None:
+        assert self._client is not None
+        assert self._stream is not None
+        items = []
+        for item in command["items"]:
+            label = item.get("number", item.get("name"))
+            if "output" in item:
+                label = {item["output"]: np.array(item["values"], np.float32)}
+            key = item.get("key", self._stream.key_of(item["id"]))
+            items.append(Feedback(key, item["id"], label, item.get("weight", 1.0), item.get("source", "")))
+        try:
+            results = await self._client.feedback(items)
+        except DulyError as error:
+            say("labelled", reason=error.reason, statuses=[], reasons=[])
+            return
+        say("labelled", reason="", statuses=[each.status.name for each in results], reasons=[r.reason for r in results])
 
     async def clock(self, _: Command) -> None:
         assert self._stream is not None

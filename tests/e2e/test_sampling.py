@@ -130,7 +130,7 @@ async def test_labels_are_joined_with_their_frames_also_after_a_restart(reposito
             key = stream.key_of(1)
             assert key == stream.opened.stream_key
         await written(app, 3)
-        assert (await stream.feedback(1, "good", weight=2.0, source="desk")).status is JOINED
+        assert (await stream.feedback(1, 5, weight=2.0, source="desk")).status is JOINED
         assert +app._sampling.counts.labels == {"JOINED": 1}
     async with serving(repository, sample=folder) as app, Client(app.address) as client:
         await until(lambda: writer_pid(app))

@@ -12,6 +12,7 @@ import {
   type TlsFiles,
 } from "./credentials.js";
 import type { DulyError } from "./errors.js";
+import { sendFeedback, type Feedback, type FeedbackResult } from "./feedback.js";
 import {
   BacklogPolicy as WireBacklog,
   GapPolicy as WireGap,
@@ -143,6 +144,17 @@ export class Client {
     else this.#streams.add(stream);
     void stream.closed.then(() => this.#streams.delete(stream));
     return stream;
+  }
+
+  /**
+   * Says what was right for frames that were answered, whenever that is known: the server joins it with what it keeps
+   * of them. Resolves with what became of each label, in their order. Many go in several messages; sending one again is
+   * safe, as the newest label of a frame counts. Rejects with a DulyError, with TypeError or RangeError where a label
+   * can be none.
+   */
+  async feedback(items: readonly Feedback[]): Promise<FeedbackResult[]> {
+    if (this.#closed) throw new TypeError("the client is closed");
+    return sendFeedback(this.#open(), this.#target, this.#token?.now() ?? "", items);
   }
 
   /** Ends the connection and every stream over it. */

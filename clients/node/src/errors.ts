@@ -78,6 +78,8 @@ const BY_REASON = new Map<string, Kind>([
   ["STREAMS_EXHAUSTED", StreamRefused],
   ["CALLS_EXHAUSTED", StreamRefused],
   ["DRAINING", ServerUnavailable],
+  ["FEEDBACK_OFF", InvalidRequest],
+  ["FEEDBACK_UNAVAILABLE", ServerUnavailable],
   ["CLIENT_TOO_SLOW", ClientTooSlow],
   ["UNAUTHENTICATED", NotAllowed],
   ["NOT_PERMITTED", NotAllowed],

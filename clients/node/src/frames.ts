@@ -10,6 +10,8 @@ import { Outcome, outcomeOf, type Status, type StreamTerms } from "./types.js";
 
 /** Limit of unanswered and unread frames together, many times what is of use to a sensor. */
 export const HELD_MAX = 4096;
+/** Of a stream that was opened again so often, earlier frames can be labelled no more by its keys. */
+export const KEYS_MAX = 64;
 
 interface InFlight {
   /** Capture time on the steady clock, ns. */
@@ -22,6 +24,8 @@ export class Frames {
   /** How many outcomes may wait for the application before no more are received. */
   unreadMax = 1;
   #nextId = 1;
+  /** Each key that the stream had, with the first id of the frames that it is for, the newest first. */
+  #keys: { readonly firstId: number; readonly key: string }[] = [];
   #inOrder = false;
   /** By the id of the frame, in the order of the ids. */
   readonly #inFlight = new Map<number, InFlight>();
@@ -64,6 +68,12 @@ export class Frames {
     this.#creditBytes = terms.bytesInFlightMax;
     this.unreadMax = Math.min(this.#credit, HELD_MAX / 2);
     this.#inOrder = terms.ordering === "ARRIVAL";
+    this.#keys = [{ firstId: this.#nextId, key: terms.streamKey }, ...this.#keys.slice(0, KEYS_MAX - 1)];
+  }
+
+  /** By what the label of a frame names the stream; "": none. */
+  keyOf(frameId: number): string {
+    return this.#keys.find(({ firstId }) => frameId >= firstId)?.key ?? "";
   }
 
   /** The id of the next frame, which is to be sent, cancelled or kept back now. */

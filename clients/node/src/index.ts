@@ -14,6 +14,7 @@ export {
   ServerUnavailable,
   StreamRefused,
 } from "./errors.js";
+export type { Feedback, FeedbackResult, FeedbackStatus, Label } from "./feedback.js";
 export { Pace } from "./pace.js";
 export { type SendOptions, type Stream } from "./stream.js";
 export {

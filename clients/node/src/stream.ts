@@ -109,6 +109,14 @@ export class Stream implements AsyncIterable<Outcome> {
     return this.#terms as StreamTerms;
   }
 
+  /**
+   * By what `Feedback` names the stream for that frame. It holds for good, so that whoever learns later what was right
+   * keeps it together with the frame's id. "": the server keeps no frames of the model.
+   */
+  keyOf(frameId: number): string {
+    return this.#frames.keyOf(frameId);
+  }
+
   /** The server's wall clock minus the client's, and its uncertainty; undefined while that is unknown. */
   get clock(): ClockEstimate | undefined {
     return this.#connection?.clock.estimate(this.#wall.nowNs());

@@ -194,7 +194,8 @@ function isValue(payload: Payload): payload is Value {
   return isText(payload) || ArrayBuffer.isView(payload) || payload instanceof Tensor || payload instanceof Encoded;
 }
 
-function bytesOf(data: Elements): Uint8Array {
+/** The elements as they go on the wire. */
+export function bytesOf(data: Elements): Uint8Array {
   if (isText(data)) return textBytes(data);
   return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
 }

@@ -134,6 +134,8 @@ export interface TensorSpec {
 export interface StreamTerms {
   /** The number by which the server's logs call the stream. */
   readonly streamId: bigint;
+  /** By what labels name the stream; "": the server keeps no frames of the model. */
+  readonly streamKey: string;
   readonly version: string;
   readonly inputs: readonly TensorSpec[];
   readonly outputs: readonly TensorSpec[];
@@ -165,6 +167,7 @@ export interface StreamTerms {
 export function termsOf(message: StreamOpened): StreamTerms {
   return {
     streamId: message.streamId,
+    streamKey: message.streamKey,
     version: message.version,
     inputs: message.inputs.map(specOf),
     outputs: message.outputs.map(specOf),

@@ -5,9 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use duly_client::{
-    Advice, BacklogPolicy, Client, Clock, ClockEstimate, EncodedFormat, Frame, GapPolicy, Ordering, Outcome, Pace,
-    Settings, Stream, StreamClass, Terms, TrySendError, bfloat16_numbers, bfloat16s, float32s, numbers, strings, texts,
-    v1,
+    Advice, BacklogPolicy, Client, Clock, ClockEstimate, EncodedFormat, Feedback, FeedbackResult, Frame, GapPolicy,
+    Ordering, Outcome, Pace, Settings, Stream, StreamClass, Terms, TrySendError, bfloat16_numbers, bfloat16s,
+    class_name, class_number, float32s, numbers, strings, texts, v1,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -49,12 +49,27 @@ struct Command {
     must_run: bool,
     captured_ago_ms: f64,
     count: usize,
+    items: Vec<Item>,
     ids: Vec<u64>,
     exchanges: Vec<(i64, i64, i64, i64)>,
     now_ns: i64,
     period_ns: i64,
     phase: f64,
     at_ns: Vec<i64>,
+}
+
+/// The label of one frame.
+#[derive(Clone, Default, Deserialize)]
+#[serde(default)]
+struct Item {
+    id: u64,
+    key: Option<String>,
+    number: Option<i64>,
+    name: Option<String>,
+    output: String,
+    values: Vec<f32>,
+    weight: f64,
+    source: String,
 }
 
 impl Default for Command {
@@ -89,6 +104,7 @@ impl Default for Command {
             input: String::new(),
             must_run: false,
             captured_ago_ms: 0.0,
+            items: Vec::new(),
             ids: Vec::new(),
             exchanges: Vec::new(),
             now_ns: 0,
@@ -181,6 +197,7 @@ fn frame_of(command: &Command) -> Result<Frame, Failure> {
 
 #[derive(Default)]
 struct Program {
+    client: Option<Client>,
     stream: Option<Stream>,
     reading: Option<JoinHandle<()>>,
 }
@@ -219,6 +236,7 @@ impl Program {
                 return Ok(());
             }
         };
+        self.client = Some(client);
         say_opened(&stream.opened());
         let reader = stream.clone();
         self.stream = Some(stream);
@@ -231,6 +249,31 @@ impl Program {
                 }
             }
         }));
+        Ok(())
+    }
+
+    async fn feedback(&self, items: Vec<Item>) -> Result<(), Failure> {
+        let client = self.client.as_ref().ok_or("there is no client")?;
+        let stream = self.stream.as_ref().ok_or("no stream is open")?;
+        let items = items.into_iter().map(|item| Feedback {
+            stream_key: item.key.unwrap_or_else(|| stream.key_of(item.id)),
+            frame_id: item.id,
+            labels: vec![match (item.number, item.name) {
+                (Some(number), _) => class_number(number),
+                (None, Some(name)) => class_name(&name),
+                (None, None) => float32s(&item.output, &item.values, &[item.values.len() as i64]),
+            }],
+            weight: item.weight,
+            source: item.source,
+        });
+        let (reason, results) = match client.feedback(items).await {
+            Ok(results) => (String::new(), results),
+            Err(error) => (error.reason, Vec::new()),
+        };
+        let name = |result: &FeedbackResult| bare(result.status.as_str_name(), "FEEDBACK_STATUS_").to_owned();
+        let statuses: Vec<String> = results.iter().map(name).collect();
+        let reasons: Vec<String> = results.into_iter().map(|result| result.reason).collect();
+        say("labelled", json!({"reason": reason, "statuses": statuses, "reasons": reasons}));
         Ok(())
     }
 
@@ -281,6 +324,7 @@ impl Program {
                 say("tried", json!({"ids": ids, "full": full}));
             }
             "cancel" => stream.cancel(&command.ids),
+            "feedback" => self.feedback(command.items).await?,
             "clock" => say_clock(stream.clock()),
             "finish" => stream.finish(),
             "close" => stream.close(),

@@ -5,12 +5,18 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tonic::Code;
+use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request};
 
 use crate::error::Error;
+use crate::feedback::{Feedback, FeedbackResult, requests, result_of};
 use crate::stream::Stream;
 use crate::types::Terms;
+use crate::v1::inference_service_client::InferenceServiceClient;
+
+/// A call that is answered later has failed.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How a client works.
 #[derive(Clone)]
@@ -106,6 +112,22 @@ impl Client {
         Stream::open(self.clone(), terms).await
     }
 
+    /// Says what was right for frames that were answered, whenever that is known: the server joins it with what it keeps
+    /// of them. Returns what became of each, in their order. Many go in several messages; sending one again is safe, as
+    /// the newest label of a frame counts.
+    pub async fn feedback(&self, items: impl IntoIterator<Item = Feedback>) -> Result<Vec<FeedbackResult>, Error> {
+        let failed = |status: tonic::Status| Error::from_status(&status, &self.target);
+        let mut calls = InferenceServiceClient::new(self.channel()).max_decoding_message_size(usize::MAX);
+        let mut results = Vec::new();
+        for message in requests(items) {
+            let mut request = with_token(message, self.token().await?)?;
+            request.set_timeout(CALL_TIMEOUT);
+            results
+                .extend(calls.feedback(request).await.map_err(failed)?.into_inner().results.into_iter().map(result_of));
+        }
+        Ok(results)
+    }
+
     pub(crate) async fn token(&self) -> Result<Option<String>, Error> {
         let Some(path) = self.settings.token_file.clone() else {
             return Ok(self.settings.token.clone());
@@ -116,6 +138,17 @@ impl Client {
             _ => Err(Error::new(Code::Unauthenticated, "the token's file cannot be read")),
         }
     }
+}
+
+/// A request that shows the token.
+pub(crate) fn with_token<T>(message: T, token: Option<String>) -> Result<Request<T>, Error> {
+    let mut request = Request::new(message);
+    if let Some(token) = token {
+        let value = MetadataValue::try_from(format!("Bearer {token}"))
+            .map_err(|_| Error::new(Code::Unauthenticated, "the token has characters that no token has"))?;
+        request.metadata_mut().insert("authorization", value);
+    }
+    Ok(request)
 }
 
 /// Whether what is sent to `target` stays on this machine.

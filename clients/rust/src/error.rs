@@ -38,11 +38,17 @@ impl Error {
         Error::new(Code::Internal, message)
     }
 
-    /// Whether the same stream may open a little later.
+    /// Whether the same stream may open a little later, or the same call succeed.
     pub fn is_recoverable(&self) -> bool {
         match self.reason.as_str() {
-            "MODEL_NOT_READY" | "ADMISSION_REFUSED" | "ADMISSION_BUSY" | "STREAMS_EXHAUSTED" | "CALLS_EXHAUSTED"
-            | "DRAINING" | "DUMP_FAILED" => true,
+            "MODEL_NOT_READY"
+            | "ADMISSION_REFUSED"
+            | "ADMISSION_BUSY"
+            | "STREAMS_EXHAUSTED"
+            | "CALLS_EXHAUSTED"
+            | "DRAINING"
+            | "DUMP_FAILED"
+            | "FEEDBACK_UNAVAILABLE" => true,
             "" => matches!(
                 self.code,
                 Code::Unavailable

@@ -9,6 +9,8 @@ use crate::v1;
 
 /// Bound of unanswered and unread frames together; many times what is of use to a sensor.
 pub(crate) const HELD_MAX: usize = 4096;
+/// Of a stream that was opened again so often, earlier frames can be labelled no more by its keys.
+const KEYS_MAX: usize = 64;
 
 #[derive(Debug)]
 struct InFlight {
@@ -28,6 +30,7 @@ pub(crate) struct Frames {
     in_order: bool,
     kept_back: VecDeque<Outcome>, // with Arrival they wait for the outcomes of earlier frames
     pub unread: VecDeque<Outcome>,
+    keys: VecDeque<(u64, String)>, // each with the first id of the frames that it is for, the newest last
 }
 
 impl Frames {
@@ -43,6 +46,7 @@ impl Frames {
             in_order: false,
             kept_back: VecDeque::new(),
             unread: VecDeque::new(),
+            keys: VecDeque::new(),
         }
     }
 
@@ -52,6 +56,15 @@ impl Frames {
         self.credit_bytes = usize::try_from(opened.bytes_in_flight_max).unwrap_or(0);
         self.unread_max = self.credit.min(HELD_MAX / 2);
         self.in_order = opened.ordering() == v1::Ordering::Arrival;
+        if self.keys.len() >= KEYS_MAX {
+            self.keys.pop_front();
+        }
+        self.keys.push_back((self.next_id, opened.stream_key.clone()));
+    }
+
+    /// By what the label of a frame names the stream; empty: none.
+    pub fn key_of(&self, id: u64) -> String {
+        self.keys.iter().rev().find(|(first_id, _)| id >= *first_id).map(|(_, key)| key.clone()).unwrap_or_default()
     }
 
     /// Whether one more frame may be held.
@@ -163,6 +176,21 @@ mod tests {
         assert_eq!(frames.unread.iter().map(|each| each.id).collect::<Vec<_>>(), [1, 2]);
         frames.cancel_in_flight(5, "connection lost");
         assert_eq!(frames.unread.iter().map(|each| each.id).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_frame_has_the_key_of_the_connection_that_it_was_sent_over() {
+        let mut frames = Frames::new();
+        assert_eq!(frames.key_of(1), "");
+        for nth in 1..=2 * KEYS_MAX {
+            let stream_key = format!("key-{nth}");
+            frames.agreed(&v1::StreamOpened { stream_key, ..opened(v1::Ordering::Unordered, 1) });
+            frames.take_id();
+        }
+        let last = 2 * KEYS_MAX as u64;
+        assert_eq!(frames.key_of(last - KEYS_MAX as u64), "");
+        assert_eq!(frames.key_of(last - 1), format!("key-{}", last - 1));
+        assert_eq!(frames.key_of(last), format!("key-{last}"));
     }
 
     #[test]

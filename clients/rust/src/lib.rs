@@ -23,6 +23,7 @@ mod client;
 mod clock;
 mod connection;
 mod error;
+mod feedback;
 mod frames;
 mod pace;
 mod stream;
@@ -38,9 +39,11 @@ pub mod v1 {
 pub use client::{Client, Settings};
 pub use clock::{Clock, ClockEstimate};
 pub use error::{Error, TrySendError};
+pub use feedback::{Feedback, FeedbackResult, class_name, class_number};
 pub use pace::Pace;
 pub use stream::Stream;
 pub use types::{Advice, Frame, Outcome, Terms, bfloat16_numbers, bfloat16s, float32s, numbers, strings, texts};
 pub use v1::{
-    BacklogPolicy, DataType, EncodedFormat, GapPolicy, Ordering, OutcomeStatus, StreamClass, stream_advice::Kind,
+    BacklogPolicy, DataType, EncodedFormat, FeedbackStatus, GapPolicy, Ordering, OutcomeStatus, StreamClass,
+    stream_advice::Kind,
 };

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-use tonic::metadata::MetadataValue;
-use tonic::{Code, Request, Streaming};
+use tonic::{Code, Streaming};
 
-use crate::client::Client;
+use crate::client::{Client, with_token};
 use crate::clock::ClockEstimate;
 use crate::connection::{Connection, PING_PERIOD};
 use crate::error::{Error, TrySendError};
@@ -205,6 +204,12 @@ impl Stream {
     /// The terms that were agreed; after a reconnection, those agreed then.
     pub fn opened(&self) -> v1::StreamOpened {
         self.shared.lock().opened.clone()
+    }
+
+    /// By what `Feedback` names the stream for that frame. It holds for good, so that whoever learns later what was right
+    /// keeps it together with the frame's id. Empty: the server keeps no frames of the model.
+    pub fn key_of(&self, id: u64) -> String {
+        self.shared.lock().frames.key_of(id)
     }
 
     /// How the server's wall clock relates to the client's; None while that is unknown.
@@ -410,12 +415,7 @@ impl Shared {
             state.connection = Some(Connection::new(number, self.terms.request(), &state.wall));
             number
         };
-        let mut request = Request::new(Outbound { shared: self.clone(), number });
-        if let Some(token) = token {
-            let value = MetadataValue::try_from(format!("Bearer {token}"))
-                .map_err(|_| Error::new(Code::Unauthenticated, "the token has characters that no token has"))?;
-            request.metadata_mut().insert("authorization", value);
-        }
+        let request = with_token(Outbound { shared: self.clone(), number }, token)?;
         // The server bounds what it sends.
         let mut calls = InferenceServiceClient::new(self.client.channel()).max_decoding_message_size(usize::MAX);
         let mut inbound = calls.stream(request).await.map_err(failed)?.into_inner();

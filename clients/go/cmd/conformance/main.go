@@ -49,12 +49,25 @@ type command struct {
 	CapturedAgoMS float64 `json:"captured_ago_ms"`
 	Count         int
 
+	Items     []item
 	IDs       []uint64
 	Exchanges [][4]int64
 	NowNS     int64   `json:"now_ns"`
 	PeriodNS  int64   `json:"period_ns"`
 	Phase     float64 `json:"phase"`
 	AtNS      []int64 `json:"at_ns"`
+}
+
+// item is the label of one frame.
+type item struct {
+	ID     uint64
+	Key    *string
+	Number *int64
+	Name   *string
+	Output string
+	Values []float32
+	Weight float64
+	Source string
 }
 
 type event map[string]any
@@ -243,6 +256,8 @@ func (p *program) do(c command) error {
 		say("tried", event{"ids": ids, "full": full})
 	case "cancel":
 		p.stream.CancelFrames(c.IDs...)
+	case "feedback":
+		return p.feedback(c.Items)
 	case "clock":
 		sayClock(p.stream.Clock())
 	case "finish":
@@ -270,6 +285,40 @@ func (p *program) do(c command) error {
 	default:
 		return fmt.Errorf("unknown command %q", c.Do)
 	}
+	return nil
+}
+
+func (p *program) feedback(items []item) error {
+	labels := []duly.Feedback{}
+	for _, each := range items {
+		label := duly.Feedback{StreamKey: p.stream.KeyOf(each.ID), FrameID: each.ID, Weight: each.Weight, Source: each.Source}
+		if each.Key != nil {
+			label.StreamKey = *each.Key
+		}
+		switch {
+		case each.Number != nil:
+			label.Labels = []duly.Tensor{duly.ClassNumber(*each.Number)}
+		case each.Name != nil:
+			label.Labels = []duly.Tensor{duly.ClassName(*each.Name)}
+		default:
+			label.Labels = []duly.Tensor{duly.Float32s(each.Output, each.Values)}
+		}
+		labels = append(labels, label)
+	}
+	results, err := p.client.Feedback(p.ctx, labels)
+	var failed *duly.Error
+	if errors.As(err, &failed) {
+		say("labelled", event{"reason": failed.Reason, "statuses": []string{}, "reasons": []string{}})
+		return nil
+	} else if err != nil {
+		return err
+	}
+	statuses, reasons := []string{}, []string{}
+	for _, result := range results {
+		statuses = append(statuses, duly.FeedbackStatusName(result.Status))
+		reasons = append(reasons, result.Reason)
+	}
+	say("labelled", event{"reason": "", "statuses": statuses, "reasons": reasons})
 	return nil
 }
 
