@@ -44,12 +44,13 @@ from duly.runtime.model_host import ModelHost, VersionLimits
 from duly.runtime.read_apart import READERS_MAX
 from duly.runtime.recording_file import RecordingWriter
 from duly.runtime.repository_watch import RepositoryWatch
+from duly.runtime.running_trial import TrialReport
 from duly.runtime.samplers import Samplers, periodically
 from duly.runtime.scheduler_state import snapshot
 from duly.runtime.supervisor import Supervisor
 from duly.runtime.tasks import once, watch_over
 from duly.runtime.trial_memory import StateInUse, TrialMemory
-from duly.runtime.trials import TrialReport, Trials
+from duly.runtime.trials import Trials
 from duly.runtime.worker_groups import worker_groups
 from duly.runtime.worker_launch import CheckedModel, check_version
 from duly.sampling.host import Sampling
@@ -491,6 +492,7 @@ class App:
             agreement=f"{figures.agreement:.4f} ({figures.agreement_low:.4f} to {figures.agreement_high:.4f})",
             canary=f"{figures.canary_on_time} of {figures.canary_frames} on time",
             rest=f"{figures.rest_on_time} of {figures.rest_frames} on time",
+            pairs=figures.canary_pairs,
             errors=figures.errors,
         )
 

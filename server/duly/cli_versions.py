@@ -189,10 +189,10 @@ def _print(trial: "model_pb2.Trial") -> None:
             f"  shadow: {trial.frames_compared} frames compared with {trial.name}/{trial.against_version}, agreement "
             f"{trial.agreement:.4f} ({within}); {passed_over}"
         )
-    if trial.canary_frames:
+    if trial.canary_frames or trial.stage == model_pb2.TRIAL_STAGE_CANARY:
         click.echo(
-            f"  canary: {trial.canary_on_time} of {trial.canary_frames} frames on time, of the others "
-            f"{trial.rest_on_time} of {trial.rest_frames}"
+            f"  canary: {trial.canary_on_time} of {trial.canary_frames} frames on time with it, without "
+            f"{trial.rest_on_time} of {trial.rest_frames}, {trial.canary_pairs} pairs"
         )
     if trial.errors:
         click.echo(f"  errors: {trial.errors}")

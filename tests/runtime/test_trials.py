@@ -6,13 +6,14 @@ import os
 import random
 import threading
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from duly.agreement.measures import Outputs
-from duly.core.types import OutcomeStatus
+from duly.core.types import Frame, OutcomeStatus, StreamClass
 from duly.models.repository import ModelVersion
 from duly.models.spec import VIDEO, ModelConfig
 from duly.models.trial import Trial
@@ -20,18 +21,21 @@ from duly.runtime.catalogue import LoadedVersion, ModelError
 from duly.runtime.comparing import WAITING_MAX
 from duly.runtime.held_frames import HeldFrame, InputData
 from duly.runtime.outcome import BatchRun, Outcome, Output
+from duly.runtime.running_trial import TrialReport
 from duly.runtime.shadow import HELD_BYTES_MAX
 from duly.runtime.shared_memory import ClientMemory, SharedData
 from duly.runtime.trial_memory import TrialMemory
-from duly.runtime.trials import TrialReport, Trials
+from duly.runtime.trials import Trials
 from duly.trials.trial import Stage
 from duly.worker import channel
 from duly.worker.channel import ENCODINGS, ROW
+from tests.runtime.held import SIGNATURE
 from tests.runtime.scripted import MS, Bench, S, but
 from tests.runtime.scripted import payload as payload_of
 from tests.runtime.test_faults import act, disarm, inject, places
 
 SETTINGS = Trial(shadow_share=1.0, comparisons_per_s_max=1000.0, frames_min=20, agreement_min=0.5, rolled_back="KEEP")
+GOES_ON = SETTINGS.model_copy(update={"at_limit": "GO_ON"})
 SEEDS = 40
 
 
@@ -272,6 +276,84 @@ async def test_what_cannot_be_tried_is_refused_with_the_reason(bench: Tried) -> 
         await bench.trials.veto("o", "1", "ann", "")
 
 
+async def test_the_streams_of_a_canary_go_over_in_turns_and_come_back_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Tried(monkeypatch)
+    await bench.start(GOES_ON.model_copy(update={"canary_share": 1.0}))
+    await bench.trials.begin(bench.candidate)
+    bench.clock.now_ns += 3600 * S
+    bench.trials.look()
+    await bench.until(lambda: bench.catalogue.has_canary("m"))
+    active, turns = bench.catalogue.find("m", "1"), []
+    for _ in range(40):
+        follows = bench.catalogue.follows("m", "a camera", active)
+        assert follows in (active, bench.candidate)
+        assert bench.catalogue.draws("m", "a camera")
+        turns.append(follows is bench.candidate)
+        changes = bench.catalogue.changes_count
+        bench.clock.now_ns += S
+        bench.trials.look()
+        assert bench.catalogue.changes_count - changes == (bench.catalogue._canaries["m"].has_turn is not turns[-1])
+    assert all(first is not second for first, second in zip(turns[::2], turns[1::2], strict=True))
+    await bench.trials.veto("m", "2", "ann", "")
+    assert bench.catalogue.follows("m", "a camera", active) is active
+    assert not bench.catalogue.draws("m", "a camera")
+    await bench.trials.close()
+    await bench.supervisor.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "signature"),
+    [({"canary_streams": "NEW"}, {}), ({}, {"stateful": True})],
+    ids=["new streams alone", "state that is not carried over"],
+)
+async def test_where_streams_cannot_go_in_turns_they_stay_and_the_report_says_why(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], signature: dict[str, object]
+) -> None:
+    bench = Tried(monkeypatch)
+    for key in ("m/1", "m/2"):
+        bench.found.signature[key] = bench.found.signature[key].model_copy(update=signature)
+    await bench.start(GOES_ON.model_copy(update={"canary_share": 1.0, **settings}))
+    await bench.trials.begin(bench.candidate)
+    if bench.report().stage is Stage.SHADOW:
+        bench.clock.now_ns += 3600 * S
+        bench.trials.look()
+    await bench.until(lambda: bench.catalogue.has_canary("m"))
+    stage = bench.report().stage
+    for _ in range(10):
+        bench.clock.now_ns += S
+        bench.trials.look()
+        assert bench.catalogue.follows("m", "a camera", None) is bench.candidate
+    assert stage is Stage.CANARY
+    running = bench.trials._running["m"]
+    frame = Frame(1, 1, 1, "m/2", 0)
+    running.outcome(Outcome(HeldFrame(frame, StreamClass.STANDARD, SIGNATURE, 0, 0), OutcomeStatus.ON_TIME, ""))
+    assert "as if those were alike (" in running.trial._said_on_time()
+    await bench.trials.close()
+    await bench.supervisor.close()
+
+
+async def test_a_version_does_not_loosen_the_rules_by_which_it_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Trial(agreement_min=0.0, on_time_worse_max=0.5, errors_max=9, risk=0.01, at_limit="GO_ON", canary_share=1.0)
+    operators = Trial(agreement_min=0.9, drift="ROLL_BACK", frames_min=50)
+    bench = Tried(monkeypatch)
+    await bench.start(own)
+    active = bench.catalogue.find("m", "1")
+    active.version = replace(active.version, config=ModelConfig(trial=operators))
+    for from_own_file, expected in (
+        (True, operators.model_copy(update={"risk": 0.01, "frames_min": 200})),
+        (False, own),
+    ):
+        bench.candidate.version = replace(bench.candidate.version, own=frozenset({"trial"} if from_own_file else ()))
+        report = await bench.trials.begin(bench.candidate)
+        assert bench.trials._running["m"].settings == expected
+        assert report.reason.endswith("and those of version 1 the stricter hold") is from_own_file
+        await bench.trials.veto("m", "2", "ann", "")
+    await bench.trials.close()
+    await bench.supervisor.close()
+
+
 async def test_drift_ends_a_trial_where_model_toml_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Tried(monkeypatch)
     await bench.start(SETTINGS.model_copy(update={"drift": "ROLL_BACK"}))
@@ -343,9 +425,6 @@ async def promoting(bench: Tried) -> None:
         bench.trials.look()
         if not bench.catalogue.has_canary("m"):
             await bench.until(lambda: bench.catalogue.has_canary("m"))
-
-
-GOES_ON = SETTINGS.model_copy(update={"at_limit": "GO_ON"})
 
 
 async def test_a_veto_while_the_promotion_waits_for_admission_holds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from duly.trials.alike import Alike
+from duly.trials.comparison import By
 from duly.trials.rules import AtLimit, Rules
-from duly.trials.trial import Effect, Entered, Promote, Stage, Trial
+from duly.trials.switchback import Switchback
+from duly.trials.trial import Effect, Entered, Promote, Stage, Trial, TurnChanged
 
 S = 1_000_000_000
 RULES = Rules(
@@ -19,13 +22,23 @@ RULES = Rules(
     risk=0.05,
     shadow_ns_max=1000 * S,
     canary_ns_max=500 * S,
+    canary_block_ns=S,
 )
 
 
+def new(rules: Rules = RULES) -> Trial:
+    """A trial whose streams stay with the candidate, in its canary."""
+    return Trial(rules, Alike(rules.on_time_worse_max, "a test"))
+
+
 def begun(rules: Rules = RULES, no_shadow: str = "") -> Trial:
-    trial = Trial(rules)
+    trial = new(rules)
     trial.begin(0, no_shadow)
     return trial
+
+
+def frame(trial: Trial, by: By, on_time: bool) -> None:
+    trial.frame(0, by, by is By.CANDIDATE, 2, on_time)
 
 
 def run(trial: Trial, random: Random, agreement: float, mine: float, others: float, frames: int) -> None:
@@ -34,15 +47,18 @@ def run(trial: Trial, random: Random, agreement: float, mine: float, others: flo
         if trial.stage.over:
             return
         effects = trial.compared(now_ns, float(random.random() < agreement))
-        effects += trial.other_frame(now_ns, 2, random.random() < others, same_model=True)
+        if any(isinstance(effect, Entered) and effect.stage is Stage.CANARY for effect in effects):
+            trial.canary_began(now_ns)
+        frame(trial, By.ACTIVE, random.random() < others)
         if trial.stage is Stage.CANARY:
-            effects += trial.canary_frame(now_ns, 2, random.random() < mine)
+            frame(trial, By.CANDIDATE, random.random() < mine)
+        effects += trial.passed(now_ns)
         if any(isinstance(effect, Promote) for effect in effects):
             trial.activated(now_ns)
 
 
 def test_a_good_candidate_goes_all_the_way() -> None:
-    trial = Trial(RULES)
+    trial = new()
     assert trial.stage is Stage.LOADED
     (begins,) = trial.begin(0)
     assert isinstance(begins, Entered)
@@ -53,14 +69,16 @@ def test_a_good_candidate_goes_all_the_way() -> None:
     assert entered == [Entered(Stage.CANARY, trial.reason)]
     assert trial.figures().frames_compared == 100, "as many as it takes, and no fewer than frames_min"
     assert trial.reason.startswith("agreement 1.0000 (0.9"), trial.reason
+    assert trial.canary_began(5 * S) == [TurnChanged(True)]
     promote: list[Effect] = []
     while not promote:
-        trial.other_frame(6 * S, 2, on_time=True, same_model=True)
-        promote = trial.canary_frame(6 * S, 2, on_time=True)
+        frame(trial, By.ACTIVE, True)
+        frame(trial, By.CANDIDATE, True)
+        promote = trial.passed(6 * S)
     (effect,) = promote
     assert isinstance(effect, Promote)
     assert effect.reason.endswith("2.0% less is allowed")
-    assert trial.canary_frame(7 * S, 2, on_time=True) == [], "it is asked for once"
+    assert trial.passed(7 * S) == [], "it is asked for once"
     assert trial.activated(8 * S) == [Entered(Stage.ACTIVE, trial.reason)]
     assert (trial.stage, trial.began_ns) == (Stage.ACTIVE, 8 * S)
 
@@ -85,11 +103,13 @@ def test_one_at_whose_expense_others_are_served_ends_in_the_canary() -> None:
     assert trial.stage is Stage.CANARY
     trial = begun()
     for _ in range(500):
-        trial.other_frame(1, 2, on_time=True, same_model=False)
+        frame(trial, By.OTHER, True)
     while trial.stage is Stage.SHADOW:
         trial.compared(1, 1.0)
+    trial.canary_began(1)
     for nth in range(500):
-        trial.other_frame(1, 2, on_time=nth % 3 > 0, same_model=False)
+        frame(trial, By.OTHER, nth % 3 > 0)
+    trial.passed(2)
     assert trial.stage is Stage.ROLLED_BACK
     assert trial.reason.startswith("others suffer: 6")
 
@@ -125,7 +145,7 @@ def test_drift_ends_it_where_the_rules_say_so() -> None:
 
 @pytest.mark.parametrize("stage", [Stage.LOADED, Stage.SHADOW, Stage.CANARY])
 def test_a_person_has_the_last_word_at_any_time(stage: Stage) -> None:
-    trial = Trial(RULES)
+    trial = new()
     if stage is not Stage.LOADED:
         trial.begin(0, "its model keeps state" if stage is Stage.CANARY else "")
     assert trial.stage is stage
@@ -158,8 +178,33 @@ def test_what_keeps_all_rules_is_rolled_back_no_more_often_than_stated() -> None
     assert rolled_back <= RULES.risk * runs
 
 
+def test_the_drawn_streams_go_over_in_turns_until_it_is_proven() -> None:
+    trial = Trial(RULES, Switchback(RULES.on_time_worse_max, RULES.canary_block_ns, Random(1)))
+    trial.begin(0, "its model keeps state")
+    assert trial.due_ns == 0, "the canary has not begun"
+    (turn,) = trial.canary_began(S)
+    assert isinstance(turn, TurnChanged)
+    assert trial.due_ns == 2 * S
+    now_ns, turns, effects = S, [turn.has_candidate], [*trial.passed(S)]
+    assert not effects
+    while not any(isinstance(effect, Promote) for effect in effects):
+        for nth in range(3):
+            at_ns = now_ns + (3 + nth) * S // 10
+            trial.frame(at_ns, By.CANDIDATE if turns[-1] else By.ACTIVE, True, 2, True)
+        now_ns = trial.due_ns
+        effects = trial.passed(now_ns)
+        turns += [effect.has_candidate for effect in effects if isinstance(effect, TurnChanged)]
+    assert sum(turns[:-2:2]) + sum(turns[1:-2:2]) == len(turns[:-2]) // 2, "half of the time with each"
+    assert trial.figures().canary_frames == trial.figures().rest_frames == 3 * trial.figures().canary_pairs
+    assert trial.figures().canary_pairs == 242
+    effects = trial.passed(trial.due_ns)
+    assert [type(effect) for effect in effects] == [TurnChanged], "while admission is asked turns go on"
+    trial.activated(now_ns + S)
+    assert trial.due_ns == 0
+
+
 HAPPENS = st.sampled_from(
-    ["compared", "canary", "other", "failed", "broken", "drifted", "vetoed", "activated", "passed"]
+    ["compared", "canary", "other", "began", "failed", "broken", "drifted", "vetoed", "activated", "passed"]
 )
 
 
@@ -175,9 +220,13 @@ def test_stages_go_one_way_and_nothing_comes_after_the_end(
             case "compared":
                 effects = trial.compared(now_ns, float(well))
             case "canary":
-                effects = trial.canary_frame(now_ns, 2, well)
+                effects = []
+                frame(trial, By.CANDIDATE, well)
             case "other":
-                effects = trial.other_frame(now_ns, 2, well, same_model=well)
+                effects = []
+                frame(trial, By.ACTIVE if well else By.OTHER, well)
+            case "began":
+                effects = trial.canary_began(now_ns)
             case "failed":
                 effects = trial.failed(now_ns, "no number")
             case "broken":
@@ -195,7 +244,7 @@ def test_stages_go_one_way_and_nothing_comes_after_the_end(
         entered = [effect.stage for effect in effects if isinstance(effect, Entered)]
         assert entered == ([trial.stage] if trial.stage is not before else [])
         assert trial.reason
-        promotions += len(effects) - len(entered)
+        promotions += sum(isinstance(effect, Promote) for effect in effects)
     assert promotions <= 1
     figures = trial.figures()
     assert figures.agreement_low <= figures.agreement <= figures.agreement_high or not figures.frames_compared

@@ -387,11 +387,12 @@ type Trial struct {
 	AgreementLow float64 `protobuf:"fixed64,10,opt,name=agreement_low,json=agreementLow,proto3" json:"agreement_low,omitempty"`
 	// See `agreement_low`.
 	AgreementHigh float64 `protobuf:"fixed64,11,opt,name=agreement_high,json=agreementHigh,proto3" json:"agreement_high,omitempty"`
-	// Frames that it has answered in the canary, or should have.
+	// Frames of the canary in blocks in which it answers, as far as their pairs of blocks are judged; where streams stay
+	// with it, all frames that it has answered in the canary, or should have.
 	CanaryFrames int64 `protobuf:"varint,12,opt,name=canary_frames,json=canaryFrames,proto3" json:"canary_frames,omitempty"`
 	// Of these, those that were on time.
 	CanaryOnTime int64 `protobuf:"varint,13,opt,name=canary_on_time,json=canaryOnTime,proto3" json:"canary_on_time,omitempty"`
-	// Frames that the active version has answered meanwhile, or should have.
+	// Frames of the same streams in the other blocks; where streams stay with it, those of others meanwhile.
 	RestFrames int64 `protobuf:"varint,14,opt,name=rest_frames,json=restFrames,proto3" json:"rest_frames,omitempty"`
 	// Of these, those that were on time.
 	RestOnTime int64 `protobuf:"varint,15,opt,name=rest_on_time,json=restOnTime,proto3" json:"rest_on_time,omitempty"`
@@ -401,8 +402,10 @@ type Trial struct {
 	FramesNotRun int64 `protobuf:"varint,17,opt,name=frames_not_run,json=framesNotRun,proto3" json:"frames_not_run,omitempty"`
 	// Frames that were to be compared, and were beyond what may be held, or compared in a second.
 	FramesNotDrawn int64 `protobuf:"varint,18,opt,name=frames_not_drawn,json=framesNotDrawn,proto3" json:"frames_not_drawn,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// How often the two were compared: pairs of blocks, or of frames where streams stay with it.
+	CanaryPairs   int64 `protobuf:"varint,19,opt,name=canary_pairs,json=canaryPairs,proto3" json:"canary_pairs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Trial) Reset() {
@@ -557,6 +560,13 @@ func (x *Trial) GetFramesNotRun() int64 {
 func (x *Trial) GetFramesNotDrawn() int64 {
 	if x != nil {
 		return x.FramesNotDrawn
+	}
+	return 0
+}
+
+func (x *Trial) GetCanaryPairs() int64 {
+	if x != nil {
+		return x.CanaryPairs
 	}
 	return 0
 }
@@ -2041,7 +2051,7 @@ const file_duly_v1_model_proto_rawDesc = "" +
 	"\x13default_budget_nano\x18\b \x01(\x03R\x11defaultBudgetNano\x129\n" +
 	"\rdefault_class\x18\t \x01(\x0e2\x14.duly.v1.StreamClassR\fdefaultClass\x12$\n" +
 	"\x05trial\x18\n" +
-	" \x01(\v2\x0e.duly.v1.TrialR\x05trial\"\xfa\x04\n" +
+	" \x01(\v2\x0e.duly.v1.TrialR\x05trial\"\x9d\x05\n" +
 	"\x05Trial\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12'\n" +
@@ -2063,7 +2073,8 @@ const file_duly_v1_model_proto_rawDesc = "" +
 	"restOnTime\x12\x16\n" +
 	"\x06errors\x18\x10 \x01(\x03R\x06errors\x12$\n" +
 	"\x0eframes_not_run\x18\x11 \x01(\x03R\fframesNotRun\x12(\n" +
-	"\x10frames_not_drawn\x18\x12 \x01(\x03R\x0eframesNotDrawn\"\x8c\x01\n" +
+	"\x10frames_not_drawn\x18\x12 \x01(\x03R\x0eframesNotDrawn\x12!\n" +
+	"\fcanary_pairs\x18\x13 \x01(\x03R\vcanaryPairs\"\x8c\x01\n" +
 	"\fModelVariant\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\baccuracy\x18\x02 \x01(\x01R\baccuracy\x12\x1c\n" +

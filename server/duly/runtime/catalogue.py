@@ -79,7 +79,7 @@ class LoadedVersion:
         return self.error if self.state is VersionState.FAILED or not self.workers else ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CanaryVersion:
     """A version that serves some streams of its model, though another one is active."""
 
@@ -87,10 +87,12 @@ class CanaryVersion:
     streams: Canary
     open_streams: bool
     """Whether streams that were open before are among them."""
+    has_turn: bool
+    """Whether the streams are with it now; where they go in turns, this comes and goes."""
 
     def takes(self, key: str, before: LoadedVersion | None) -> bool:
         """Whether it serves the stream with that key. `before`: what has served it; None: nothing yet."""
-        if not self.loaded.serves or not self.streams.has(key):
+        if not self.has_turn or not self.loaded.serves or not self.streams.has(key):
             return False
         if before is None or before is self.loaded:
             return True
@@ -172,8 +174,13 @@ class Catalogue:
         return self._active.get(name)
 
     def has_canary(self, name: str) -> bool:
-        """Whether some streams of the model are served by a version that is not the active one."""
+        """Whether some streams of the model are served by a version that is not the active one, perhaps in turns."""
         return name in self._canaries
+
+    def draws(self, name: str, key: str) -> bool:
+        """Whether the stream with that key is one of those, whichever version has its turn."""
+        canary = self._canaries.get(name)
+        return canary is not None and canary.streams.has(key)
 
     def previous(self, name: str) -> LoadedVersion | None:
         """The version that was active before the one that is now, to which one can go back; None: it is gone."""
@@ -256,6 +263,15 @@ class Catalogue:
         """Some streams use this version from their next frame on."""
         self._canaries[canary.loaded.version.name] = canary
         self.notify()
+
+    def give_turn(self, name: str, to_canary: bool) -> None:
+        """The streams of the model's canary use its version from their next frame on, or the active one. Those who
+        follow `changes` are not woken, as nothing that they show has changed.
+        """
+        canary = self._canaries.get(name)
+        if canary is not None and canary.has_turn is not to_canary:
+            canary.has_turn = to_canary
+            self.changes_count += 1
 
     def end_canary(self, name: str) -> None:
         """All streams of the model use the active version from their next frame on."""

@@ -58,6 +58,8 @@ class HeldFrame:
     """Whether it is the server's own, for spare time: nobody has sent it, and nobody gets its result."""
     last: bool = False
     """Whether it is known to be the last frame of its stream. Who takes the frame says so before it is submitted."""
+    drawn: bool = False
+    """Whether its stream is one of those that go over to a version on trial in turns, whichever answers it."""
     ran: Callable[[int, float], None] | None = None
     """Called when it has run, with that time and its lane time, in ns, also where its stream has closed meanwhile."""
 
@@ -92,6 +94,7 @@ class HeldFrame:
         self.worker_died = worker_died
         self.spare = False
         self.last = False
+        self.drawn = False
         self.ran = ran
 
 
@@ -149,6 +152,10 @@ class HeldFrames:
     def all(self) -> list[HeldFrame]:
         """Returns all held frames, oldest first."""
         return list(self._by_seq.values())
+
+    def open_since_ns(self) -> int | None:
+        """Returns when the oldest held frame was received that somebody has sent; None: there is none."""
+        return next((held.received_ns for held in self._by_seq.values() if not held.spare), None)
 
     def any_of(self, models: Collection[str]) -> bool:
         """Whether a frame of one of these versions is held."""

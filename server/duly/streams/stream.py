@@ -182,6 +182,8 @@ class Stream:
         """Why the version that serves the stream cannot; empty: it can."""
         self._changes_count = host.catalogue.changes_count
         """The catalogue's `changes_count` when the stream last looked."""
+        self._drawn = False
+        """Whether it was drawn for a version that is tried."""
         if not asked.version and host.catalogue.has_canary(served.version.name):
             self._changes_count = -1  # admission judges it with the active version; from its first frame on it follows
         self._serve_with(served)
@@ -285,6 +287,7 @@ class Stream:
         held = HeldFrame(frame, terms.stream_class, self.signature, now_ns, received_unix_ns, age_ns, uncertainty_ns)
         held.principal = terms.principal
         held.last = self.asked.single
+        held.drawn = self._drawn
         self._unanswered += 1
         if self._ordering is not None:
             self._ordering.arrived(frame_id)
@@ -432,6 +435,7 @@ class Stream:
             now = catalogue.current(served)
         else:
             now = catalogue.follows(served.version.name, self.key, served if self._newest_id >= 0 else None)
+            self._drawn = catalogue.draws(served.version.name, self.key)
         self._failure = now.failure if now is not None else ""
         if now is None or now.signature is None:
             return  # it is gone, or being loaded again

@@ -38,17 +38,43 @@ class Above:
         self._stakes = [fraction / bound for fraction in FRACTIONS]
         self._log_capitals = [0.0] * len(FRACTIONS)
 
-    def add(self, value: float) -> None:
-        """Takes the next value, from 0 to 1."""
+    def add(self, value: float, times: int = 1) -> None:
+        """Takes the next values, each the same number from 0 to 1."""
         gain = value - self.bound
         self._log_capitals = [
-            log_capital + log1p(stake * gain)
+            log_capital + times * log1p(stake * gain)
             for log_capital, stake in zip(self._log_capitals, self._stakes, strict=True)
         ]
 
     def proves(self, risk: float) -> bool:
         """Whether the mean is above the bound. If it is not, this is ever true with a chance of `risk` at most."""
         return _log_mean(self._log_capitals) >= -log(risk)
+
+
+class NoWorse:
+    """Evidence of how much less one of two ratios is than the other, by scores of (1 + one - other) / 2. Their mean is
+    below (1 - worse_max) / 2 where it is less by more than worse_max.
+    """
+
+    __slots__ = ("_as_good", "_worse")
+
+    def __init__(self, worse_max: float) -> None:
+        """`worse_max`: the difference that is still taken, from 0 to less than 1."""
+        bound = (1.0 - worse_max) / 2
+        self._as_good, self._worse = Above(bound), Above(1.0 - bound)
+
+    def add(self, score: float, times: int = 1) -> None:
+        """Takes the next scores, each the same number from 0 to 1."""
+        self._as_good.add(score, times)
+        self._worse.add(1.0 - score, times)
+
+    def proves_as_good(self, risk: float) -> bool:
+        """Whether it is less by `worse_max` at most. If not, this is ever true with a chance of `risk` at most."""
+        return self._as_good.proves(risk)
+
+    def proves_worse(self, risk: float) -> bool:
+        """Whether it is less by more than that, with the same chance to be wrong."""
+        return self._worse.proves(risk)
 
 
 class Mean:

@@ -5,7 +5,7 @@ from enum import IntEnum
 
 
 class AtLimit(IntEnum):
-    """What happens where the time of a stage is over and nothing is proven."""
+    """What happens where the time of a stage is over and nothing is proven; the stricter is the smaller."""
 
     ROLL_BACK = 1
     GO_ON = 2
@@ -17,16 +17,17 @@ class Rules:
     agreement_min: float
     """The mean agreement with the active version that the candidate has to have; 0: it is not tested."""
     on_time_worse_max: float
-    """By how much its on-time ratio may be less than that of others, and theirs less than before."""
+    """By how much on-time ratios may be less with the candidate than without, its own streams' and others'."""
     errors_max: int
     """How many frames it may fail on that the active version would not have; one more ends the trial."""
     frames_min: int
     """So many frames are compared, and so many answered in the canary, before either stage can end well."""
     risk: float
-    """The chance of a promotion against a rule, and of a roll-back for a rule that is kept, at most, where streams are
-    alike and load stays."""
+    """The chance of a promotion against a rule, and of a roll-back for a rule that is kept, at most."""
     shadow_ns_max: int
     canary_ns_max: int
+    canary_block_ns: int
+    """How long the drawn streams are with one version in a canary that goes in turns."""
     at_limit: AtLimit = AtLimit.ROLL_BACK
     drift_ends: bool = False
     """Whether drift of the model's inputs or outputs ends the trial."""

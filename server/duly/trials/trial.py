@@ -5,14 +5,15 @@
        +----------+----------+--> ROLLED_BACK, VETOED
 
 LOADED: nothing has begun. SHADOW: the candidate runs on copies of live frames, whose answers are compared and never
-sent. CANARY: it answers the frames of a share of the streams; comparing goes on. ACTIVE: it is what the model serves.
+sent. CANARY: it answers the frames of a share of the streams, in turns with the active version where that can be
+(`switchback`), else all of them (`alike`); comparing goes on. ACTIVE: it is what the model serves.
 
 Rules of a stage's end, each by evidence that may be looked at any time (`evidence`):
 
     SHADOW goes on where frames_min were compared and the mean agreement is proven to be above agreement_min.
-    CANARY goes on where frames_min were answered and the on-time ratio is proven to be as good as that of others.
-    Either ends in ROLLED_BACK where it is proven that the agreement is below, the on-time ratio worse, or that of all
-        others worse than before the canary; after more than errors_max errors; where the worker is lost.
+    CANARY goes on where frames_min were answered and on-time ratios are proven to be as good with it as without.
+    Either ends in ROLLED_BACK where it is proven that the agreement is below, or an on-time ratio worse, that of its
+        own streams or of others; after more than errors_max errors; where the worker is lost.
     Where the time of a stage is over, `at_limit` says which it is.
 
 Of the risk: each proof that promotes has the whole risk, as all of them are needed, and each that rolls back a third,
@@ -22,8 +23,8 @@ as any of them will do.
 from dataclasses import dataclass
 from enum import IntEnum
 
+from duly.trials.comparison import By, Comparison
 from duly.trials.evidence import Above, Mean
-from duly.trials.on_time import Compared, Since
 from duly.trials.rules import AtLimit, Rules
 
 
@@ -57,7 +58,14 @@ class Promote:
     reason: str
 
 
-Effect = Entered | Promote
+@dataclass(frozen=True, slots=True)
+class TurnChanged:
+    """From now on the drawn streams are with the candidate, or with the active version."""
+
+    has_candidate: bool
+
+
+Effect = Entered | Promote | TurnChanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +81,16 @@ class Figures:
     canary_frames: int
     canary_on_time: int
     rest_frames: int
-    """Frames of the same model that the active version has answered since the trial began."""
+    """Frames that those were compared with: of the same streams in blocks without the candidate, or of others."""
     rest_on_time: int
+    canary_pairs: int
+    """So many times they were compared: pairs of blocks, or of frames."""
     errors: int
 
 
 class Trial:
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, comparison: Comparison) -> None:
+        """`comparison`: how it is found out what the canary does to on-time ratios."""
         self.rules = rules
         self.stage = Stage.LOADED
         self.reason = "loaded"
@@ -92,18 +103,16 @@ class Trial:
         bound = rules.agreement_min
         self._agrees = Above(bound) if bound else None
         self._disagrees = Above(1.0 - bound) if bound else None
-        self._on_time = Compared(rules.on_time_worse_max)
-        """Frames of the canary, compared with others of the model."""
-        self._others = Since(rules.on_time_worse_max)
-        """Frames of all models that the canary does not answer, compared with those before it began."""
+        self._comparison = comparison
 
     # ---- what the host says ----
 
-    def begin(self, now_ns: int, no_shadow: str = "") -> list[Effect]:
-        """Begins. `no_shadow`: why frames cannot be compared, where that is so; the canary comes first then."""
-        if no_shadow:
-            return self._enter(now_ns, Stage.CANARY, no_shadow)
-        return self._enter(now_ns, Stage.SHADOW, "its answers are compared with those of the active version")
+    def begin(self, now_ns: int, no_shadow: str = "", rules: str = "") -> list[Effect]:
+        """Begins. `no_shadow`: why frames cannot be compared, where that is so; the canary comes first then. `rules`:
+        whose they are, where that is to be said.
+        """
+        why = no_shadow or "its answers are compared with those of the active version"
+        return self._enter(now_ns, Stage.CANARY if no_shadow else Stage.SHADOW, f"{why}; {rules}" if rules else why)
 
     def compared(self, now_ns: int, agreement: float) -> list[Effect]:
         """Takes how far an answer of the candidate agrees with that of the active version, from 0 to 1."""
@@ -117,33 +126,19 @@ class Trial:
                 return self._enter(now_ns, Stage.ROLLED_BACK, f"{self._said_agreement()}, less than asked for")
         return self._judge_shadow(now_ns)
 
-    def canary_frame(self, now_ns: int, stream_class: int, on_time: bool) -> list[Effect]:
-        """Takes how a frame of the canary ended, as its client sees it."""
+    def canary_began(self, now_ns: int) -> list[Effect]:
+        """Takes that the drawn streams may go over to the candidate."""
         if self.stage is not Stage.CANARY:
             return []
-        self._on_time.add(stream_class, on_time)
-        if self._on_time.proves_worse(self.rules.roll_back_risk):
-            return self._enter(now_ns, Stage.ROLLED_BACK, f"{self._said_on_time()}, worse than asked for")
-        return self._judge_canary()
+        self._comparison.begin(now_ns)
+        return [TurnChanged(self._comparison.has_candidate)]
 
-    def other_frame(self, now_ns: int, stream_class: int, on_time: bool, same_model: bool) -> list[Effect]:
-        """Takes how a frame ended that the candidate did not answer, of the same model or of another."""
-        if self.stage.over:
-            return []
-        if same_model:
-            self._on_time.add_other(stream_class, on_time)
-        if self.stage is not Stage.CANARY:
-            self._others.before(stream_class, on_time)
-            return []
-        self._others.add(stream_class, on_time)
-        if self._others.proves_worse(self.rules.roll_back_risk):
-            others = self._others
-            text = (
-                f"others suffer: {_percent(others.on_time, others.frames)} of their {others.frames} frames are on time "
-                f"since the canary began, {_percent(others.before_on_time, others.before_frames)} were before"
-            )
-            return self._enter(now_ns, Stage.ROLLED_BACK, text)
-        return []
+    def frame(self, received_ns: int, by: By, drawn: bool, stream_class: int, on_time: bool) -> None:
+        """Takes how any frame ended, as its client sees it; `passed` judges what it proves. `drawn`: whether its stream
+        is one of the canary's.
+        """
+        if not self.stage.over:
+            self._comparison.frame(received_ns, by, drawn, stream_class, on_time)
 
     def failed(self, now_ns: int, reason: str) -> list[Effect]:
         """Takes that the candidate has failed on a frame."""
@@ -173,18 +168,23 @@ class Trial:
         """Takes that the candidate is active: as it was promoted, or for a reason of somebody's own."""
         return [] if self.stage.over else self._enter(now_ns, Stage.ACTIVE, reason or self._said_on_time())
 
-    def passed(self, now_ns: int) -> list[Effect]:
-        """Takes that time has passed."""
-        limit_ns = {Stage.SHADOW: self.rules.shadow_ns_max, Stage.CANARY: self.rules.canary_ns_max}.get(self.stage, 0)
-        if not limit_ns or now_ns - self.began_ns < limit_ns or self._promoting:
-            return []
-        said = self._said_agreement() if self.stage is Stage.SHADOW else self._said_on_time()
-        text = f"nothing was proven within {limit_ns / 1e9:g} s: {said}"
-        if self.rules.at_limit is AtLimit.ROLL_BACK:
-            return self._enter(now_ns, Stage.ROLLED_BACK, text)
-        if self.stage is Stage.SHADOW:
-            return self._enter(now_ns, Stage.CANARY, f"{text}; nothing speaks against it (at_limit)")
-        return self._promote(f"{text}; nothing speaks against it (at_limit)")
+    def passed(self, now_ns: int, open_since_ns: int | None = None) -> list[Effect]:
+        """Takes that time has passed. It is to be called at `due_ns`, and about once a second besides. `open_since_ns`:
+        when the oldest frame was received that has not ended; None: all have.
+        """
+        effects: list[Effect] = []
+        if self.stage is Stage.CANARY:
+            if self._comparison.passed(now_ns, open_since_ns):
+                effects.append(TurnChanged(self._comparison.has_candidate))
+            effects += self._judge_canary(now_ns)
+        if self.stage.over or self._promoting:
+            return effects
+        return effects + self._judge_time(now_ns)
+
+    @property
+    def due_ns(self) -> int:
+        """When the drawn streams go over to the other version; 0: they do not."""
+        return self._comparison.due_ns if self.stage is Stage.CANARY else 0
 
     # ---- what follows ----
 
@@ -195,15 +195,17 @@ class Trial:
 
     def figures(self) -> Figures:
         low, high = self._agreement.interval(self.rules.risk)
+        mine = self._comparison.mine
         return Figures(
             self._agreement.count,
             self._agreement.mean,
             low,
             high,
-            self._on_time.frames,
-            self._on_time.on_time,
-            self._on_time.others,
-            self._on_time.others_on_time,
+            mine.frames,
+            mine.on_time,
+            mine.frames_without,
+            mine.on_time_without,
+            mine.pairs,
             self.errors,
         )
 
@@ -214,11 +216,28 @@ class Trial:
             return self._enter(now_ns, Stage.CANARY, self._said_agreement())
         return []
 
-    def _judge_canary(self) -> list[Effect]:
-        enough = self._on_time.frames >= self.rules.frames_min
-        if self._promoting or not enough or not self._on_time.proves_as_good(self.rules.risk):
+    def _judge_canary(self, now_ns: int) -> list[Effect]:
+        seen, risk = self._comparison, self.rules.roll_back_risk
+        if seen.proves_worse(risk):
+            return self._enter(now_ns, Stage.ROLLED_BACK, f"{self._said_on_time()}, worse than asked for")
+        if seen.proves_others_suffer(risk):
+            return self._enter(now_ns, Stage.ROLLED_BACK, f"others suffer: {seen.said_of_others()}")
+        enough = seen.mine.frames >= self.rules.frames_min
+        if self._promoting or not enough or not seen.proves_as_good(self.rules.risk):
             return []
         return self._promote(self._said_on_time())
+
+    def _judge_time(self, now_ns: int) -> list[Effect]:
+        limit_ns = {Stage.SHADOW: self.rules.shadow_ns_max, Stage.CANARY: self.rules.canary_ns_max}.get(self.stage, 0)
+        if not limit_ns or now_ns - self.began_ns < limit_ns:
+            return []
+        said = self._said_agreement() if self.stage is Stage.SHADOW else self._said_on_time()
+        text = f"nothing was proven within {limit_ns / 1e9:g} s: {said}"
+        if self.rules.at_limit is AtLimit.ROLL_BACK:
+            return self._enter(now_ns, Stage.ROLLED_BACK, text)
+        if self.stage is Stage.SHADOW:
+            return self._enter(now_ns, Stage.CANARY, f"{text}; nothing speaks against it (at_limit)")
+        return self._promote(f"{text}; nothing speaks against it (at_limit)")
 
     def _promote(self, reason: str) -> list[Effect]:
         self._promoting = True
@@ -238,13 +257,4 @@ class Trial:
         return f"agreement {mean.mean:.4f} ({within}) of {mean.count} frames{asked}"
 
     def _said_on_time(self) -> str:
-        mine = self._on_time
-        if not mine.frames:
-            return "no frame was answered in the canary"
-        ratio, others = _percent(mine.on_time, mine.frames), _percent(mine.others_on_time, mine.others)
-        asked = f"{self.rules.on_time_worse_max:.1%} less is allowed"
-        return f"{ratio} of {mine.frames} frames on time, of {mine.others} others {others}; {asked}"
-
-
-def _percent(part: int, whole: int) -> str:
-    return f"{part / whole:.1%}" if whole else "none"
+        return f"{self._comparison.said()}; {self.rules.on_time_worse_max:.1%} less is allowed"

@@ -708,7 +708,7 @@ pub struct InferResponse {
 /// Labels of some frames.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FeedbackRequest {
-    /// At most 1,024, with tensors of at most 4 MiB together.
+    /// At most 1,024, with at most 4,096 labels of 4 MiB together.
     #[prost(message, repeated, tag = "1")]
     pub items: ::prost::alloc::vec::Vec<FrameFeedback>,
 }
@@ -1305,13 +1305,14 @@ pub struct Trial {
     /// See `agreement_low`.
     #[prost(double, tag = "11")]
     pub agreement_high: f64,
-    /// Frames that it has answered in the canary, or should have.
+    /// Frames of the canary in blocks in which it answers, as far as their pairs of blocks are judged; where streams stay
+    /// with it, all frames that it has answered in the canary, or should have.
     #[prost(int64, tag = "12")]
     pub canary_frames: i64,
     /// Of these, those that were on time.
     #[prost(int64, tag = "13")]
     pub canary_on_time: i64,
-    /// Frames that the active version has answered meanwhile, or should have.
+    /// Frames of the same streams in the other blocks; where streams stay with it, those of others meanwhile.
     #[prost(int64, tag = "14")]
     pub rest_frames: i64,
     /// Of these, those that were on time.
@@ -1326,6 +1327,9 @@ pub struct Trial {
     /// Frames that were to be compared, and were beyond what may be held, or compared in a second.
     #[prost(int64, tag = "18")]
     pub frames_not_drawn: i64,
+    /// How often the two were compared: pairs of blocks, or of frames where streams stay with it.
+    #[prost(int64, tag = "19")]
+    pub canary_pairs: i64,
 }
 /// One of several equivalents that trade accuracy for latency.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -1,6 +1,6 @@
 """Trials of new versions in the words of duly.v1."""
 
-from duly.runtime.trials import TrialReport
+from duly.runtime.running_trial import TrialReport
 from duly.v1 import model_pb2
 
 
@@ -26,4 +26,5 @@ def trial(report: TrialReport) -> model_pb2.Trial:
         errors=figures.errors,
         frames_not_run=report.shadow.not_run,
         frames_not_drawn=report.shadow.not_drawn,
+        canary_pairs=figures.canary_pairs,
     )

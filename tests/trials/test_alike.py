@@ -2,8 +2,8 @@
 
 from random import Random
 
+from duly.trials.alike import BEFORE_MIN, KEPT_MAX, Compared, Since
 from duly.trials.canary import Canary, drawn
-from duly.trials.on_time import BEFORE_MIN, KEPT_MAX, Compared, Since
 
 RUNS = 300
 RISK = 0.05 / 3
