@@ -81,7 +81,9 @@ async def payments(app: App) -> AsyncIterator[Payments]:
         client = await stack.enter_async_context(Client(app.address))
         streams = [
             await stack.enter_async_context(
-                client.stream("fraud", name=f"terminal-{at}", budget_ms=BUDGET_MS, backlog="ALL", period_ms=PERIOD_S * 1e3)
+                client.stream(
+                    "fraud", name=f"terminal-{at}", budget_ms=BUDGET_MS, backlog="ALL", period_ms=PERIOD_S * 1e3
+                )
             )
             for at in range(STREAMS)
         ]
