@@ -28,9 +28,16 @@ def store(tmp_path: Path) -> Path:
     return folder
 
 
-async def until(there: Callable[[], object]) -> None:
-    while not there():
+LOOKS_MAX = 5000
+"""What has not come after so many looks is not waited for any longer."""
+
+
+async def until(there: Callable[[], object], what: str) -> None:
+    for _ in range(LOOKS_MAX):
+        if there():
+            return
         await asyncio.sleep(0.02)
+    raise AssertionError(f"{what} has not come after {LOOKS_MAX} looks")
 
 
 def learner_pid(app: App) -> int:
@@ -81,18 +88,18 @@ async def test_a_learner_that_is_killed_is_started_again_and_frames_go_on(tmp_pa
     models = tmp_path / "models"
     put_model(models, FRAUD)
     async with serving(models, learn=store) as app, Client(app.address) as client:
-        await until(lambda: app.learning.models.get("fraud"))
+        await until(lambda: app.learning.models.get("fraud"), "what the learner says of the model")
         for life in range(2):
             pid = learner_pid(app)
             assert pid
-            await until(lambda pid=pid: os.sched_getscheduler(pid) == os.SCHED_IDLE)
+            await until(lambda pid=pid: os.sched_getscheduler(pid) == os.SCHED_IDLE, "its step back")
             os.kill(pid, signal.SIGKILL)
             async with client.stream("fraud", budget_ms=30_000) as stream:
                 for _ in range(5):
                     await stream.send(np.zeros(7, np.float32))
                     assert (await anext(stream)).ok
-            await until(lambda life=life: app.learning.restarts > life)
-            await until(lambda pid=pid: learner_pid(app) not in (0, pid))
+            await until(lambda life=life: app.learning.restarts > life, "the end of the learner")
+            await until(lambda pid=pid: learner_pid(app) not in (0, pid), "another learner")
         last = learner_pid(app)
     with pytest.raises(ProcessLookupError):
         os.kill(last, 0)

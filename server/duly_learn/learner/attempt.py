@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from duly.agreement.classes import answer_of, classes_of, label_of
 from duly.agreement.measures import Outputs
 from duly.models.manifest import MANIFEST_FILE
 from duly.models.repository import ModelVersion
@@ -23,7 +24,6 @@ from duly.sampling.sample import Sample
 from duly.sampling.store import LABELLED, segment_name
 from duly_learn.errors import LearnError
 from duly_learn.frames.samples import frame_of
-from duly_learn.learner.answers import answer_of, classes_of, label_of
 from duly_learn.learner.heart import Known
 from duly_learn.learner.held_out import block_of, held_out
 from duly_learn.learner.job import Job, Lesson, write_job
