@@ -94,6 +94,8 @@ class Sample:
     """None: there is no label yet."""
     guards: tuple[str, ...] = ()
     """The model's guards that found something on the frame."""
+    drawn: bool = False
+    """Whether its stream was one of those that went over in turns to a version on trial."""
 
     @property
     def inputs(self) -> dict[str, Array]:
@@ -173,6 +175,8 @@ def frame_meta(sample: Sample) -> dict[str, Any]:
         meta["pieces"] = [list(piece) for piece in sample.pieces]
     if sample.guards:
         meta["guards"] = list(sample.guards)
+    if sample.drawn:
+        meta["drawn"] = True
     if (label := sample.labelled) is not None:
         meta["label"] = {
             "unix_ns": label.unix_ns,
@@ -200,6 +204,7 @@ def sample_of(form: Form, meta: Mapping[str, Any], arrays: Mapping[str, Array]) 
         stream_name=str(meta.get("stream_name", "")),
         pieces=tuple((str(stream), int(frame_id)) for stream, frame_id in meta.get("pieces", ())),
         guards=tuple(map(str, meta.get("guards", ()))),
+        drawn=bool(meta.get("drawn", False)),
         labelled=None
         if label is None
         else Labelled(int(label["unix_ns"]), str(label["principal"]), float(label["weight"]), str(label["source"])),
