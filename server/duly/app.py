@@ -150,6 +150,7 @@ class App:
             verdicts.observed_by,
             self._trial_decided,
         )
+        self._sampling.tell_trials(self.trials)
         self.learning = Learning(
             LearnerSettings(
                 config.models,
@@ -496,6 +497,7 @@ class App:
             canary=f"{figures.canary_on_time} of {figures.canary_frames} on time",
             rest=f"{figures.rest_on_time} of {figures.rest_frames} on time",
             pairs=figures.canary_pairs,
+            labels=f"{figures.labels} right, without it {figures.rest_labels}",
             errors=figures.errors,
         )
 

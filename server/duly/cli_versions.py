@@ -194,6 +194,11 @@ def _print(trial: "model_pb2.Trial") -> None:
             f"  canary: {trial.canary_on_time} of {trial.canary_frames} frames on time with it, without "
             f"{trial.rest_on_time} of {trial.rest_frames}, {trial.canary_pairs} pairs"
         )
+    if trial.labels or trial.rest_labels:
+        click.echo(
+            f"  labels: {trial.accuracy:.1%} of {trial.labels} right with it, without {trial.rest_accuracy:.1%} of "
+            f"{trial.rest_labels}"
+        )
     if trial.errors:
         click.echo(f"  errors: {trial.errors}")
 

@@ -6,9 +6,10 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import grpc
 import onnx
@@ -24,7 +25,7 @@ from duly.runtime.running_trial import TrialReport
 from duly.trials.trial import Stage
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import model_pb2, model_pb2_grpc
-from duly_client import ActivationRefused, Client, TrialRefused
+from duly_client import ActivationRefused, Client, Feedback, TrialRefused
 from tests import graphs
 from tests.e2e.serving import serving
 from tests.e2e.wire import ON_TIME, Wire, array, frame
@@ -86,10 +87,12 @@ class Site:
         await self.watch.look()
         publish(self.root, version, proto)
         await self.watch.look()
-        while self.app.trials.report("m", str(version)) is None:  # another version is still being unloaded
+        for _ in range(ROUNDS_MAX):  # another version may still be being unloaded
+            if self.app.trials.report("m", str(version)) is not None:
+                return self.trial(str(version))
             await self.round()
             await self.watch.look()
-        return self.trial(str(version))
+        raise AssertionError(f"version {version} is not tried, there are {self.app.catalogue.versions('m')}")
 
     async def round(self) -> None:
         """Each sensor sends a frame and gets its outcome."""
@@ -143,13 +146,19 @@ class Site:
 
 @asynccontextmanager
 async def site(
-    folder: Path, settings: str = "", streams: int = STREAMS, first: onnx.ModelProto | None = None, **terms: object
+    folder: Path,
+    settings: str = "",
+    streams: int = STREAMS,
+    first: onnx.ModelProto | None = None,
+    config: Mapping[str, object] = MappingProxyType({}),
+    **terms: object,
 ) -> AsyncIterator[Site]:
+    """`config`: settings of the server; `terms`: of the streams."""
     root, audit, state = folder / "models", folder / "audit.log", folder / "state"
     state.mkdir(exist_ok=True)
     if not root.exists():
         graphs.save(root, "m", first or graphs.scaling_one(1.0), settings or toml())
-    async with serving(root, watch="off", audit_log=audit, state_folder=state) as app:
+    async with serving(root, watch="off", audit_log=audit, state_folder=state, **config) as app:
         made = Site(app, root, audit)
         async with grpc.aio.insecure_channel(app.address) as channel:
             for nth in range(streams):
@@ -235,6 +244,35 @@ async def test_a_slow_version_is_rolled_back_in_the_canary(tmp_path: Path) -> No
         await served.gone()
 
 
+@pytest.mark.parametrize(("factor", "end"), [(-1.0, Stage.ROLLED_BACK), (2.0, Stage.ACTIVE)])
+async def test_labels_decide_whether_a_version_that_answers_otherwise_passes(
+    tmp_path: Path, factor: float, end: Stage
+) -> None:
+    """All frames are of class 1, as version 1 says from 0.5 on."""
+    samples = tmp_path / "samples"
+    samples.mkdir()
+    rules = toml(agreement_min=0.0, labels_min=20, accuracy_worse_max=0.3, on_time_worse_max=0.2)
+    config = {"sample": samples, "sample_frames": 4096}
+    async with site(tmp_path, rules, config=config) as served, Client(served.app.address) as client:
+        await served.comes(graphs.scaling_one(factor))
+        await served.until(Stage.CANARY)
+        for _ in range(ROUNDS_MAX):
+            served.app.trials.look()
+            if served.trial().stage.over:
+                break
+            await served.round()
+            labels = [Feedback(wire.terms.stream_key, served.sent, 1) for wire in served.wires]
+            await client.feedback(labels)
+        report = served.trial()
+        assert report.stage is end, report
+        assert "by labels " in report.reason
+        figures = report.figures
+        assert min(figures.labels.count, figures.rest_labels.count) >= 20
+        assert (figures.labels.share, figures.rest_labels.share) == (float(end is Stage.ACTIVE), 1.0)
+        shown = (await client.trials("m"))[0]
+        assert (shown.labels, shown.accuracy) == (figures.labels.count, figures.labels.share)
+
+
 async def test_a_candidate_that_gives_no_numbers_is_rolled_back_at_once(tmp_path: Path) -> None:
     async with site(tmp_path) as served:
         await served.comes(graphs.scaling_one(float("nan")))
@@ -251,9 +289,12 @@ async def test_a_candidate_whose_worker_is_killed_is_rolled_back_at_once(tmp_pat
         await served.until(stage)
         (worker,) = served.candidate().workers.values()
         os.kill(worker.pid, signal.SIGKILL)
-        while not served.trial().stage.over:
-            await asyncio.sleep(0)
-        report = served.trial()
+        for _ in range(ROUNDS_MAX):
+            if (report := served.trial()).stage.over:
+                break
+            await asyncio.sleep(0.01)
+        else:
+            raise AssertionError(f"nobody has seen that the worker is lost: {report}")
         assert report.stage is Stage.ROLLED_BACK
         assert report.reason.startswith("its worker is lost"), report.reason
         assert served.active == "1"
@@ -434,7 +475,9 @@ async def test_watchers_hear_of_each_stage(tmp_path: Path) -> None:
         watching = asyncio.create_task(watch())
         await served.comes(graphs.scaling_one(1.001))
         await served.until(Stage.ACTIVE)
-        while Stage.ACTIVE not in heard:
+        for _ in range(ROUNDS_MAX):
+            if Stage.ACTIVE in heard:
+                break
             await served.round()
         watching.cancel()
         assert heard == [Stage.SHADOW, Stage.CANARY, Stage.ACTIVE]

@@ -252,6 +252,25 @@ def test_a_class_that_is_named_is_joined_as_its_number(tmp_path: Path) -> None:
     assert [each.labels["label"].tolist() for each in read(tmp_path)] == [2]
 
 
+def test_what_labels_say_of_answers_is_told_where_a_trial_asks(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.keep(sample(3, drawn=True), "s-1", 0)  # its scores are 3, 0, 1: class 0
+    desk.keep(sample(4), "s-1", 1)
+
+    def told(*labels: int, **more: object) -> object:
+        desk.label(*[("s-1", 3 + nth, number) for nth, number in enumerate(labels)], **more)
+        ((_, body),) = [each for each in desk.heard if each[0] == wire.ANSWERS][-1:]
+        return body["judged"]
+
+    assert told(0, 0) == []
+    assert told(0, 1, judges={"n": ["", 0.5]}) == []
+    right, wrong = ("m/1", True, "s-1", 3, 1003, True), ("m/1", False, "s-1", 4, 1004, False)
+    assert told(0, 1, judges={"m": ["", 0.5]}) == [right, wrong]
+    assert told(0, 1, judges={"m": ["other", 0.5]}) == []
+    assert told(7, 1, judges={"m": ["y", 0.5]}) == [wrong], "there is no class 7"
+    assert told(0, 1, judges={"m": ["y", 0.5]}, principal="other") == []
+
+
 def test_nobody_labels_frames_of_others_unless_he_may(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.keep(sample(1), "s-1", 0)

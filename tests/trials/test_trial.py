@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from duly.trials.accuracy import LabelledFrame
 from duly.trials.alike import Alike
 from duly.trials.comparison import By
 from duly.trials.rules import AtLimit, Rules
@@ -17,6 +18,8 @@ S = 1_000_000_000
 RULES = Rules(
     agreement_min=0.95,
     on_time_worse_max=0.02,
+    accuracy_worse_max=0.05,
+    labels_min=20,
     errors_max=0,
     frames_min=100,
     risk=0.05,
@@ -77,7 +80,7 @@ def test_a_good_candidate_goes_all_the_way() -> None:
         promote = trial.passed(6 * S)
     (effect,) = promote
     assert isinstance(effect, Promote)
-    assert effect.reason.endswith("2.0% less is allowed")
+    assert effect.reason.endswith("2.0% less is allowed; no labels came")
     assert trial.passed(7 * S) == [], "it is asked for once"
     assert trial.activated(8 * S) == [Entered(Stage.ACTIVE, trial.reason)]
     assert (trial.stage, trial.began_ns) == (Stage.ACTIVE, 8 * S)
@@ -201,6 +204,55 @@ def test_the_drawn_streams_go_over_in_turns_until_it_is_proven() -> None:
     assert [type(effect) for effect in effects] == [TurnChanged], "while admission is asked turns go on"
     trial.activated(now_ns + S)
     assert trial.due_ns == 0
+
+
+def labelled(trial: Trial, count: int, mine: float, rest: float, seed: int = 1) -> None:
+    """So many frames of each version get a label."""
+    random = Random(seed)
+    for nth in range(count):
+        for by_candidate, share in ((False, rest), (True, mine)):
+            said = LabelledFrame("m", True, ("s", nth), 1, random.random() < share)
+            trial.label(S, said, by_candidate)
+
+
+def in_canary(rules: Rules = RULES) -> Trial:
+    trial = begun(rules, no_shadow="its model keeps state")
+    trial.canary_began(0)
+    trial.turn(0)
+    for _ in range(300):
+        frame(trial, By.ACTIVE, True)
+        frame(trial, By.CANDIDATE, True)
+    return trial
+
+
+def test_one_that_is_right_less_often_is_rolled_back() -> None:
+    trial = in_canary()
+    labelled(trial, 60, 0.5, 0.95)
+    trial.passed(2 * S)
+    assert trial.stage is Stage.ROLLED_BACK
+    assert trial.reason.startswith("by labels 5"), trial.reason
+    assert trial.reason.endswith("5.0% less is allowed")
+
+
+def test_where_labels_come_it_is_promoted_once_they_say_that_it_is_right_as_often() -> None:
+    trial = in_canary()
+    labelled(trial, 20, 1.0, 1.0)
+    assert trial.passed(2 * S) == [], "20 labels prove nothing yet"
+    labelled(trial, 80, 1.0, 1.0)
+    (promote,) = trial.passed(3 * S)
+    assert isinstance(promote, Promote)
+    assert promote.reason.endswith("by labels 100.0% of 100 answers right, of the active version's 100.0% of 100")
+
+
+def test_without_labels_or_with_few_they_decide_nothing() -> None:
+    (promote,) = in_canary().passed(2 * S)
+    assert isinstance(promote, Promote)
+    assert promote.reason.endswith("; no labels came")
+    trial = in_canary()
+    labelled(trial, 19, 0.0, 1.0)
+    (promote,) = trial.passed(2 * S)
+    assert isinstance(promote, Promote)
+    assert promote.reason.endswith("too few to decide (labels_min)")
 
 
 HAPPENS = st.sampled_from(

@@ -403,7 +403,15 @@ type Trial struct {
 	// Frames that were to be compared, and were beyond what may be held, or compared in a second.
 	FramesNotDrawn int64 `protobuf:"varint,18,opt,name=frames_not_drawn,json=framesNotDrawn,proto3" json:"frames_not_drawn,omitempty"`
 	// How often the two were compared: pairs of blocks, or of frames where streams stay with it.
-	CanaryPairs   int64 `protobuf:"varint,19,opt,name=canary_pairs,json=canaryPairs,proto3" json:"canary_pairs,omitempty"`
+	CanaryPairs int64 `protobuf:"varint,19,opt,name=canary_pairs,json=canaryPairs,proto3" json:"canary_pairs,omitempty"`
+	// Labels of its frames that came during the canary and named a class.
+	Labels int64 `protobuf:"varint,20,opt,name=labels,proto3" json:"labels,omitempty"`
+	// How often these say that its answer was right, 0 to 1.
+	Accuracy float64 `protobuf:"fixed64,21,opt,name=accuracy,proto3" json:"accuracy,omitempty"`
+	// Labels of frames of the active version that these are compared with.
+	RestLabels int64 `protobuf:"varint,22,opt,name=rest_labels,json=restLabels,proto3" json:"rest_labels,omitempty"`
+	// How often those say that its answer was right, 0 to 1.
+	RestAccuracy  float64 `protobuf:"fixed64,23,opt,name=rest_accuracy,json=restAccuracy,proto3" json:"rest_accuracy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -567,6 +575,34 @@ func (x *Trial) GetFramesNotDrawn() int64 {
 func (x *Trial) GetCanaryPairs() int64 {
 	if x != nil {
 		return x.CanaryPairs
+	}
+	return 0
+}
+
+func (x *Trial) GetLabels() int64 {
+	if x != nil {
+		return x.Labels
+	}
+	return 0
+}
+
+func (x *Trial) GetAccuracy() float64 {
+	if x != nil {
+		return x.Accuracy
+	}
+	return 0
+}
+
+func (x *Trial) GetRestLabels() int64 {
+	if x != nil {
+		return x.RestLabels
+	}
+	return 0
+}
+
+func (x *Trial) GetRestAccuracy() float64 {
+	if x != nil {
+		return x.RestAccuracy
 	}
 	return 0
 }
@@ -2051,7 +2087,7 @@ const file_duly_v1_model_proto_rawDesc = "" +
 	"\x13default_budget_nano\x18\b \x01(\x03R\x11defaultBudgetNano\x129\n" +
 	"\rdefault_class\x18\t \x01(\x0e2\x14.duly.v1.StreamClassR\fdefaultClass\x12$\n" +
 	"\x05trial\x18\n" +
-	" \x01(\v2\x0e.duly.v1.TrialR\x05trial\"\x9d\x05\n" +
+	" \x01(\v2\x0e.duly.v1.TrialR\x05trial\"\x97\x06\n" +
 	"\x05Trial\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12'\n" +
@@ -2074,7 +2110,12 @@ const file_duly_v1_model_proto_rawDesc = "" +
 	"\x06errors\x18\x10 \x01(\x03R\x06errors\x12$\n" +
 	"\x0eframes_not_run\x18\x11 \x01(\x03R\fframesNotRun\x12(\n" +
 	"\x10frames_not_drawn\x18\x12 \x01(\x03R\x0eframesNotDrawn\x12!\n" +
-	"\fcanary_pairs\x18\x13 \x01(\x03R\vcanaryPairs\"\x8c\x01\n" +
+	"\fcanary_pairs\x18\x13 \x01(\x03R\vcanaryPairs\x12\x16\n" +
+	"\x06labels\x18\x14 \x01(\x03R\x06labels\x12\x1a\n" +
+	"\baccuracy\x18\x15 \x01(\x01R\baccuracy\x12\x1f\n" +
+	"\vrest_labels\x18\x16 \x01(\x03R\n" +
+	"restLabels\x12#\n" +
+	"\rrest_accuracy\x18\x17 \x01(\x01R\frestAccuracy\"\x8c\x01\n" +
 	"\fModelVariant\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\baccuracy\x18\x02 \x01(\x01R\baccuracy\x12\x1c\n" +

@@ -83,7 +83,7 @@ class Audit:
         """Notes that the inputs, outputs or errors of a model are no longer what they were, and at whose frame that was
         seen.
         """
-        self._note("drift", model=model, signal=signal, stream=stream, what=what)
+        self._note("drift seen", model=model, signal=signal, stream=stream, what=what)
 
     def changed(self, what: str, result: str) -> None:
         """Notes that the policy, or what else decides on rights, was read anew."""

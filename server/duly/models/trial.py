@@ -42,6 +42,11 @@ class Trial(Strict):
     on_time_worse_max: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """By how much on-time ratios may be less with the candidate than without, those of the canary's streams and those
     of all others."""
+    accuracy_worse_max: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """By how much its share of right answers may be less than that of the active version, where clients send labels of
+    frames during the canary that name a class."""
+    labels_min: Annotated[int, Field(ge=1, le=1_000_000)] = 50
+    """With fewer labels of either version they decide nothing."""
     errors_max: Annotated[int, Field(ge=0)] = 0
     """How many frames it may fail on, or give a NaN for where the active version does not."""
     risk: Annotated[float, Field(ge=1e-6, le=0.2)] = 0.05
@@ -68,6 +73,8 @@ class Trial(Strict):
                 "frames_min": max(self.frames_min, active.frames_min),
                 "agreement_min": max(self.agreement_min, active.agreement_min),
                 "on_time_worse_max": min(self.on_time_worse_max, active.on_time_worse_max),
+                "accuracy_worse_max": min(self.accuracy_worse_max, active.accuracy_worse_max),
+                "labels_min": min(self.labels_min, active.labels_min),
                 "errors_max": min(self.errors_max, active.errors_max),
                 "risk": min(self.risk, active.risk),
                 "at_limit": min(self.at_limit, active.at_limit, key=AtLimit.__getitem__),
@@ -79,6 +86,8 @@ class Trial(Strict):
         return Rules(
             agreement_min=self.agreement_min,
             on_time_worse_max=self.on_time_worse_max,
+            accuracy_worse_max=self.accuracy_worse_max,
+            labels_min=self.labels_min,
             errors_max=self.errors_max,
             frames_min=self.frames_min,
             risk=self.risk,

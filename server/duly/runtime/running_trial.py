@@ -22,6 +22,7 @@ from duly.runtime.driver import Driver
 from duly.runtime.model_host import ModelHost
 from duly.runtime.outcome import Outcome
 from duly.runtime.shadow import HeldBytes, Shadow, ShadowCounts
+from duly.trials.accuracy import LabelledFrame
 from duly.trials.alike import Alike
 from duly.trials.canary import drawn
 from duly.trials.comparison import By, Comparison
@@ -194,6 +195,22 @@ class RunningTrial:
             if effects:
                 self._loop.call_soon(self._apply, effects)
 
+    @property
+    def judges_labels(self) -> tuple[str, float] | None:
+        """By which output, and from which threshold on, a label says whether an answer was right; an empty output is
+        the only one that may be it. None: labels count for nothing now.
+        """
+        config = self.active.version.config
+        if self.trial.stage is not Stage.CANARY:
+            return None
+        learning = config.learning.output if config.learning is not None else ""
+        return learning or config.task.output, config.task.threshold
+
+    def labelled(self, frame: LabelledFrame) -> None:
+        """Takes what a label says of a frame of any version."""
+        if self.decides and frame.model in (self._key, self._active_key):
+            self.trial.label(self._means.driver.clock(), frame, frame.model == self._key)
+
     def vetoed(self, who: str, reason: str) -> None:
         """Takes that a person does not want the candidate."""
         self._apply(self.trial.vetoed(self._means.driver.clock(), who, reason))
@@ -240,6 +257,7 @@ class RunningTrial:
                 case Promote():
                     means.do(f"promotion of {self._key}", self._promote(effect.reason))
                 case TurnChanged():
+                    self.trial.turn(time.time_ns())
                     means.catalogue.give_turn(self.candidate.version.name, effect.has_candidate)
                     self._await_turn()
                 case Entered():

@@ -20,6 +20,7 @@ from duly.runtime.outcome import Outcome
 from duly.runtime.running_trial import Means, RunningTrial, TrialReport
 from duly.runtime.shadow import HeldBytes
 from duly.runtime.trial_memory import TrialMemory
+from duly.trials.accuracy import LabelledFrame
 from duly.trials.trial import Stage
 
 _log = structlog.get_logger("duly.trials")
@@ -137,6 +138,19 @@ class Trials:
             f"{name}/{version}", Stage.VETOED, f"vetoed by {who}" + (f": {reason}" if reason else "")
         )
         return None
+
+    def judges_labels(self) -> dict[str, tuple[str, float]]:
+        """Returns of which models, by name, labels are wanted now, and by which output and threshold they say what was
+        right; an empty output is the only one that may be it.
+        """
+        judges = {name: running.judges_labels for name, running in self._running.items()}
+        return {name: judged for name, judged in judges.items() if judged is not None}
+
+    def labelled(self, frame: LabelledFrame) -> None:
+        """Takes what a label says of a frame."""
+        running = self._running.get(frame.model.partition("/")[0])
+        if running is not None:
+            running.labelled(frame)
 
     def drifted(self, name: str, reason: str) -> None:
         """Takes that the inputs or outputs of a model are no longer what they were."""

@@ -11,6 +11,7 @@ from duly.runtime.catalogue import Catalogue
 from duly.runtime.driver import Driver
 from duly.runtime.samplers import periodically
 from duly.runtime.tasks import watch_over
+from duly.runtime.trials import Trials
 from duly.sampling.feedback import FeedbackDesk
 from duly.sampling.labels import ACTIVE
 from duly.sampling.limits import DROPPED_FOR, MEMORY_BYTES_MAX, DrawnLimits, StoreLimits, WriterSettings
@@ -66,6 +67,12 @@ class Sampling:
     def counts(self) -> SamplingCounts:
         """What was kept since the server's start; without sampling nothing."""
         return self._link.counts if self._link is not None else SamplingCounts()
+
+    def tell_trials(self, trials: Trials) -> None:
+        """Has the trials told what labels say of the answers that they want to know about."""
+        if self._link is not None:
+            self._link.judges_labels = trials.judges_labels
+            self._link.labelled = trials.labelled
 
     def start(self) -> None:
         """Looks at frames from now on."""

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -25,6 +25,7 @@ from duly.runtime.worker_output import WorkerOutput
 from duly.sampling import wire
 from duly.sampling.limits import WriterSettings
 from duly.sampling.wire import EXIT_FOLDER, Joined
+from duly.trials.accuracy import LabelledFrame
 
 _log = structlog.get_logger("duly.sampling")
 
@@ -64,6 +65,11 @@ class WriterLink:
         self._messages = wire.Messages()
         self._calls: dict[int, asyncio.Future[list[tuple[Joined, str]]]] = {}
         self._next_call = 0
+        self.judges_labels: Callable[[], Mapping[str, tuple[str, float]]] = dict
+        """Returns of which models, by name, it is wanted to know what labels say of answers, and by which output and
+        threshold."""
+        self.labelled: Callable[[LabelledFrame], None] = lambda frame: None
+        """Is told what a label of such a model says."""
         self._sent = 0
         """Files that this process was to write, or add a frame to."""
         self._heard = SamplingCounts()
@@ -111,7 +117,8 @@ class WriterLink:
         if not self.is_there or len(self._calls) >= CALLS_MAX:
             return None
         self._next_call += 1
-        head = wire.encoded(wire.LABELS, body | {"call": self._next_call}, size_bytes)
+        body = body | {"call": self._next_call, "judges": self.judges_labels()}
+        head = wire.encoded(wire.LABELS, body, size_bytes)
         if not self._has_room(len(head) + size_bytes):
             return None
         answers: asyncio.Future[list[tuple[Joined, str]]] = self._loop.create_future()
@@ -194,6 +201,9 @@ class WriterLink:
             self._heard = heard
             self._say_problem(str(body["problem"]))
         elif kind == wire.ANSWERS:
+            for version, drawn, stream, frame_id, received_unix_ns, right in body["judged"]:
+                key = str(stream), int(frame_id)
+                self.labelled(LabelledFrame(str(version), bool(drawn), key, int(received_unix_ns), bool(right)))
             answers = [(Joined(number), str(reason)) for number, reason in body["answers"]]
             call = self._calls.pop(int(body["call"]), None)
             if call is not None and not call.done():

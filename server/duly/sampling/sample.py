@@ -98,6 +98,8 @@ class Sample:
     """The model's guards that found something on the frame."""
     state: State | None = None
     """What the state had seen that the frame ran with; None: the model keeps none, or it is not known."""
+    drawn: bool = False
+    """Whether its stream was one of those that went over in turns to a version on trial."""
 
     @property
     def inputs(self) -> dict[str, Array]:
@@ -179,6 +181,8 @@ def frame_meta(sample: Sample) -> dict[str, Any]:
         meta["guards"] = list(sample.guards)
     if sample.state is not None:
         meta["state"] = list(sample.state)
+    if sample.drawn:
+        meta["drawn"] = True
     if (label := sample.labelled) is not None:
         meta["label"] = {
             "unix_ns": label.unix_ns,
@@ -207,6 +211,7 @@ def sample_of(form: Form, meta: Mapping[str, Any], arrays: Mapping[str, Array]) 
         pieces=tuple((str(stream), int(frame_id)) for stream, frame_id in meta.get("pieces", ())),
         guards=tuple(map(str, meta.get("guards", ()))),
         state=None if meta.get("state") is None else State(*map(int, meta["state"])),
+        drawn=bool(meta.get("drawn", False)),
         labelled=None
         if label is None
         else Labelled(int(label["unix_ns"]), str(label["principal"]), float(label["weight"]), str(label["source"])),

@@ -317,6 +317,8 @@ class Sampler:
         }
         if encodings:
             frame["encodings"] = encodings
+        if held.drawn:
+            frame["drawn"] = True
         if run.guards is not None:
             found = [name for piece in pieces for name in run.guards.get(piece.frame.seq, ())]
             if found:

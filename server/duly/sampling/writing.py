@@ -13,11 +13,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from duly.agreement.classes import answer_of, classes_of, label_of, scores_name
 from duly.sampling import wire
 from duly.sampling.drawn import DrawnFolder, Full
 from duly.sampling.labels import UNKNOWN, ClassNames, Labels, Sender, labels_of
 from duly.sampling.limits import WriterSettings
-from duly.sampling.sample import form_of, sample_of
+from duly.sampling.sample import Sample, form_of, sample_of
 from duly.sampling.segments import ModelStore
 from duly.sampling.tensors import BadTensor, array_of
 from duly.sampling.wire import Joined
@@ -188,10 +189,14 @@ class Writing:
         items = body["items"]
         pieces = iter(wire.parts(data, [size for item in items for size in item["sizes"]]))
         call = _Call(int(body["call"]), len(items), self._say)
+        wanted = body.get("judges", {})
+        judges = {str(name): (str(output), float(threshold)) for name, (output, threshold) in wanted.items()}
         labels = [labels_of(item, [next(pieces) for _ in item["sizes"]]) for item in items]
         places = [max((store.place(each.key) for store in self._stores.values()), default=-1) for each in labels]
         for nth in sorted(range(len(items)), key=places.__getitem__):  # each segment is looked into once
-            self._join(now_s, unix_s, labels[nth], sender, names, partial(call.answer, nth))
+            with_labels = self._join(now_s, unix_s, labels[nth], sender, names, partial(call.answer, nth))
+            if with_labels is not None and (judge := judges.get(with_labels.form.model)) is not None:
+                call.judge(with_labels, *judge)
         call.answered_all()
 
     def _join(
@@ -202,8 +207,10 @@ class Writing:
         sender: Sender,
         names: ClassNames,
         answer: Callable[[Joined, str], None],
-    ) -> None:
-        """Joins labels with their frame, wherever it is kept, and answers once what came of it is known."""
+    ) -> Sample | None:
+        """Joins labels with their frame, wherever it is kept, and answers once what came of it is known. Returns the
+        frame with its labels; None: it has none of these.
+        """
         unix_ns = int(unix_s * 1e9)
         store, kept = None, None
         try:
@@ -214,24 +221,26 @@ class Writing:
             found = kept or drawn
             if found is None or not sender.may_label(found):
                 answer(Joined.UNKNOWN_FRAME, UNKNOWN)
-                return
+                return None
+            with_labels = labels.join(found, sender, unix_ns, names)
             if drawn is not None and self._drawn is not None:
-                self._drawn.put_again(labels.key, labels.join(drawn, sender, unix_ns, names))
+                again = with_labels if found is drawn else labels.join(drawn, sender, unix_ns, names)
+                self._drawn.put_again(labels.key, again)
             if kept is None or store is None:
                 answer(Joined.JOINED, "")
-                return
-            with_labels = labels.join(kept, sender, unix_ns, names)
+                return with_labels
         except BadTensor as error:
             answer(Joined.INVALID, str(error))
-            return
+            return None
         except (ValueError, OverflowError, MemoryError):
             answer(Joined.INVALID, "they are no tensors that can be kept")
-            return
+            return None
         except OSError as error:
             self._problem = error.strerror or type(error).__name__
             answer(Joined.NOT_KEPT, _not_kept(error))
-            return
+            return None
         store.put_labelled(now_s, unix_s, with_labels, partial(_tell_written, answer))
+        return with_labels
 
 
 class _Call:
@@ -241,7 +250,22 @@ class _Call:
         self._number = number
         self._answers: list[tuple[int, str] | None] = [None] * items
         self._left = items + 1  # one for the whole
+        self._judged: list[tuple[str, bool, str, int, int, bool]] = []
         self._say = say
+
+    def judge(self, sample: Sample, output: str, threshold: float) -> None:
+        """Notes whether the answer to a frame was right, where its label says so. `output`, `threshold`: as a trial
+        asks for it (`Trials.judges_labels`).
+        """
+        outputs, form = sample.outputs, sample.form
+        name = scores_name(outputs, output)
+        scores = outputs.get(name)
+        right = None if scores is None else label_of(sample.labels, form.class_label, name, classes_of(scores))
+        if scores is None or right is None:
+            return
+        is_right = answer_of(scores, threshold) == right
+        version = f"{form.model}/{form.version}"
+        self._judged.append((version, sample.drawn, sample.stream, sample.frame_id, sample.received_unix_ns, is_right))
 
     def answer(self, nth: int, joined: Joined, reason: str) -> None:
         self._answers[nth] = int(joined), reason[:REASON_CHARS_MAX]
@@ -250,7 +274,7 @@ class _Call:
     def answered_all(self) -> None:
         self._left -= 1
         if not self._left:
-            self._say(wire.ANSWERS, {"call": self._number, "answers": self._answers})
+            self._say(wire.ANSWERS, {"call": self._number, "answers": self._answers, "judged": self._judged})
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

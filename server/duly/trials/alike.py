@@ -118,6 +118,7 @@ class Since:
 class Alike:
     """A canary whose streams stay with the candidate."""
 
+    in_turns = False
     has_candidate = True
     due_ns = 0
 

@@ -40,6 +40,10 @@ class Comparison(Protocol):
     """How often frames are on time with the candidate and without, and what that proves."""
 
     @property
+    def in_turns(self) -> bool:
+        """Whether streams go over in turns."""
+
+    @property
     def has_candidate(self) -> bool:
         """Whether the candidate answers the drawn streams now."""
 

@@ -18,6 +18,10 @@ class Rules:
     """The mean agreement with the active version that the candidate has to have; 0: it is not tested."""
     on_time_worse_max: float
     """By how much on-time ratios may be less with the candidate than without, its own streams' and others'."""
+    accuracy_worse_max: float
+    """By how much its share of right answers may be less than that of the active version, where labels come."""
+    labels_min: int
+    """With fewer labels of either version they decide nothing."""
     errors_max: int
     """How many frames it may fail on that the active version would not have; one more ends the trial."""
     frames_min: int
@@ -34,5 +38,7 @@ class Rules:
 
     @property
     def roll_back_risk(self) -> float:
-        """The risk of each of the rules that may roll back: agreement, the canary's on-time ratio, that of others."""
-        return self.risk / 3
+        """The risk of each of the rules that may roll back: agreement, the canary's on-time ratio, that of others, and
+        accuracy.
+        """
+        return self.risk / 4

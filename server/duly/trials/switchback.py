@@ -96,6 +96,8 @@ class Ratios:
 class Switchback:
     """A canary in turns."""
 
+    in_turns = True
+
     def __init__(self, worse_max: float, block_ns: int, lot: Random) -> None:
         """`worse_max`: by how much on-time ratios may be less with the candidate, less than 1. `lot`: says which block
         of each pair has the candidate.

@@ -11,18 +11,21 @@ sent. CANARY: it answers the frames of a share of the streams, in turns with the
 Rules of a stage's end, each by evidence that may be looked at any time (`evidence`):
 
     SHADOW goes on where frames_min were compared and the mean agreement is proven to be above agreement_min.
-    CANARY goes on where frames_min were answered and on-time ratios are proven to be as good with it as without.
+    CANARY goes on where frames_min were answered and on-time ratios are proven to be as good with it as without, and so
+        is its share of right answers, where enough labels come.
     Either ends in ROLLED_BACK where it is proven that the agreement is below, or an on-time ratio worse, that of its
-        own streams or of others; after more than errors_max errors; where the worker is lost.
+        own streams or of others, or that it is right less often; after more than errors_max errors; where the worker
+        is lost.
     Where the time of a stage is over, `at_limit` says which it is.
 
-Of the risk: each proof that promotes has the whole risk, as all of them are needed, and each that rolls back a third,
+Of the risk: each proof that promotes has the whole risk, as all of them are needed, and each that rolls back a fourth,
 as any of them will do.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
+from duly.trials.accuracy import Accuracy, LabelledFrame, Labels
 from duly.trials.comparison import By, Comparison
 from duly.trials.evidence import Above, Mean
 from duly.trials.rules import AtLimit, Rules
@@ -85,6 +88,10 @@ class Figures:
     rest_on_time: int
     canary_pairs: int
     """So many times they were compared: pairs of blocks, or of frames."""
+    labels: Labels
+    """Of its frames in the canary."""
+    rest_labels: Labels
+    """Of those that these are compared with."""
     errors: int
 
 
@@ -104,6 +111,7 @@ class Trial:
         self._agrees = Above(bound) if bound else None
         self._disagrees = Above(1.0 - bound) if bound else None
         self._comparison = comparison
+        self._accuracy = Accuracy(rules.accuracy_worse_max, rules.labels_min, comparison.in_turns)
 
     # ---- what the host says ----
 
@@ -139,6 +147,15 @@ class Trial:
         """
         if not self.stage.over:
             self._comparison.frame(received_ns, by, drawn, stream_class, on_time)
+
+    def turn(self, unix_ns: int) -> None:
+        """Takes when, on the wall clock, the turn has changed that the last TurnChanged says."""
+        self._accuracy.turn(unix_ns, self._comparison.has_candidate)
+
+    def label(self, now_ns: int, frame: LabelledFrame, by_candidate: bool) -> None:
+        """Takes a label of a frame of the model, answered by the candidate or else by the active version."""
+        if self.stage is Stage.CANARY:
+            self._accuracy.add(now_ns, frame, by_candidate)
 
     def failed(self, now_ns: int, reason: str) -> list[Effect]:
         """Takes that the candidate has failed on a frame."""
@@ -176,6 +193,7 @@ class Trial:
         if self.stage is Stage.CANARY:
             if self._comparison.passed(now_ns, open_since_ns):
                 effects.append(TurnChanged(self._comparison.has_candidate))
+            self._accuracy.passed(now_ns)
             effects += self._judge_canary(now_ns)
         if self.stage.over or self._promoting:
             return effects
@@ -206,6 +224,8 @@ class Trial:
             mine.frames_without,
             mine.on_time_without,
             mine.pairs,
+            replace(self._accuracy.mine),
+            replace(self._accuracy.rest),
             self.errors,
         )
 
@@ -222,16 +242,21 @@ class Trial:
             return self._enter(now_ns, Stage.ROLLED_BACK, f"{self._said_on_time()}, worse than asked for")
         if seen.proves_others_suffer(risk):
             return self._enter(now_ns, Stage.ROLLED_BACK, f"others suffer: {seen.said_of_others()}")
+        if self._accuracy.proves_worse(risk):
+            allowed = f"{self.rules.accuracy_worse_max:.1%} less is allowed"
+            return self._enter(now_ns, Stage.ROLLED_BACK, f"{self._accuracy.said()}; {allowed}")
         enough = seen.mine.frames >= self.rules.frames_min
         if self._promoting or not enough or not seen.proves_as_good(self.rules.risk):
             return []
-        return self._promote(self._said_on_time())
+        if not self._accuracy.lets_pass(self.rules.risk):
+            return []
+        return self._promote(self._said_canary())
 
     def _judge_time(self, now_ns: int) -> list[Effect]:
         limit_ns = {Stage.SHADOW: self.rules.shadow_ns_max, Stage.CANARY: self.rules.canary_ns_max}.get(self.stage, 0)
         if not limit_ns or now_ns - self.began_ns < limit_ns:
             return []
-        said = self._said_agreement() if self.stage is Stage.SHADOW else self._said_on_time()
+        said = self._said_agreement() if self.stage is Stage.SHADOW else self._said_canary()
         text = f"nothing was proven within {limit_ns / 1e9:g} s: {said}"
         if self.rules.at_limit is AtLimit.ROLL_BACK:
             return self._enter(now_ns, Stage.ROLLED_BACK, text)
@@ -255,6 +280,9 @@ class Trial:
         asked = f", at least {self.rules.agreement_min:g} is asked for" if self.rules.agreement_min else ""
         within = f"{low:.3f} to {high:.3f} at a risk of {self.rules.risk:g}"
         return f"agreement {mean.mean:.4f} ({within}) of {mean.count} frames{asked}"
+
+    def _said_canary(self) -> str:
+        return f"{self._said_on_time()}; {self._accuracy.said()}"
 
     def _said_on_time(self) -> str:
         return f"{self._comparison.said()}; {self.rules.on_time_worse_max:.1%} less is allowed"

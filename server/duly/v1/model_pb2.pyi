@@ -78,7 +78,7 @@ class ModelVersion(_message.Message):
     def __init__(self, version: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., error: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., variants: _Optional[_Iterable[_Union[ModelVariant, _Mapping]]] = ..., stateful: _Optional[bool] = ..., default_budget_nano: _Optional[int] = ..., default_class: _Optional[_Union[_inference_pb2.StreamClass, str]] = ..., trial: _Optional[_Union[Trial, _Mapping]] = ...) -> None: ...
 
 class Trial(_message.Message):
-    __slots__ = ("name", "version", "against_version", "stage", "reason", "since_unix_nano", "began_unix_nano", "frames_compared", "agreement", "agreement_low", "agreement_high", "canary_frames", "canary_on_time", "rest_frames", "rest_on_time", "errors", "frames_not_run", "frames_not_drawn", "canary_pairs")
+    __slots__ = ("name", "version", "against_version", "stage", "reason", "since_unix_nano", "began_unix_nano", "frames_compared", "agreement", "agreement_low", "agreement_high", "canary_frames", "canary_on_time", "rest_frames", "rest_on_time", "errors", "frames_not_run", "frames_not_drawn", "canary_pairs", "labels", "accuracy", "rest_labels", "rest_accuracy")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     AGAINST_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +98,10 @@ class Trial(_message.Message):
     FRAMES_NOT_RUN_FIELD_NUMBER: _ClassVar[int]
     FRAMES_NOT_DRAWN_FIELD_NUMBER: _ClassVar[int]
     CANARY_PAIRS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    REST_LABELS_FIELD_NUMBER: _ClassVar[int]
+    REST_ACCURACY_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     against_version: str
@@ -117,7 +121,11 @@ class Trial(_message.Message):
     frames_not_run: int
     frames_not_drawn: int
     canary_pairs: int
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., against_version: _Optional[str] = ..., stage: _Optional[_Union[TrialStage, str]] = ..., reason: _Optional[str] = ..., since_unix_nano: _Optional[int] = ..., began_unix_nano: _Optional[int] = ..., frames_compared: _Optional[int] = ..., agreement: _Optional[float] = ..., agreement_low: _Optional[float] = ..., agreement_high: _Optional[float] = ..., canary_frames: _Optional[int] = ..., canary_on_time: _Optional[int] = ..., rest_frames: _Optional[int] = ..., rest_on_time: _Optional[int] = ..., errors: _Optional[int] = ..., frames_not_run: _Optional[int] = ..., frames_not_drawn: _Optional[int] = ..., canary_pairs: _Optional[int] = ...) -> None: ...
+    labels: int
+    accuracy: float
+    rest_labels: int
+    rest_accuracy: float
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., against_version: _Optional[str] = ..., stage: _Optional[_Union[TrialStage, str]] = ..., reason: _Optional[str] = ..., since_unix_nano: _Optional[int] = ..., began_unix_nano: _Optional[int] = ..., frames_compared: _Optional[int] = ..., agreement: _Optional[float] = ..., agreement_low: _Optional[float] = ..., agreement_high: _Optional[float] = ..., canary_frames: _Optional[int] = ..., canary_on_time: _Optional[int] = ..., rest_frames: _Optional[int] = ..., rest_on_time: _Optional[int] = ..., errors: _Optional[int] = ..., frames_not_run: _Optional[int] = ..., frames_not_drawn: _Optional[int] = ..., canary_pairs: _Optional[int] = ..., labels: _Optional[int] = ..., accuracy: _Optional[float] = ..., rest_labels: _Optional[int] = ..., rest_accuracy: _Optional[float] = ...) -> None: ...
 
 class ModelVariant(_message.Message):
     __slots__ = ("name", "accuracy", "providers", "profile")

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from duly.agreement.classes import classes_of, label_of
 from duly.models.manifest import MANIFEST_FILE
 from duly.models.repository import ModelVersion
 from duly.runtime.worker_command import worker_environment
@@ -22,7 +23,6 @@ from duly.sampling.sample import Sample
 from duly.sampling.store import LABELLED, segment_name
 from duly_learn.alone import alone
 from duly_learn.errors import LearnError
-from duly_learn.learner.answers import classes_of, label_of
 from duly_learn.learner.heart import Known
 from duly_learn.learner.held_out import held_out
 from duly_learn.learner.job import Job, Lesson, not_made, write_job

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from duly.agreement.classes import answer_of
 from duly.agreement.measures import Outputs
 from duly.models.folders import CONFIG_FILE
 from duly.models.repository import ModelVersion
@@ -23,7 +24,6 @@ from duly.sampling.sample import Sample
 from duly_learn.errors import LearnError
 from duly_learn.frames.frame import LearnFrame
 from duly_learn.frames.samples import frame_of
-from duly_learn.learner.answers import answer_of
 from duly_learn.learner.held_out import block_of
 from duly_learn.learner.limited import TrainerFailed
 from duly_learn.learner.validation import Answered, Figures, compare, measured

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from duly.agreement.classes import answer_of, classes_of, label_of, scores_name
 from duly.models.repository import ModelVersion
 from duly.sampling.files import BrokenFile, read_file
 from duly.sampling.sample import Sample
 from duly.sampling.store import FRAMES, LABELLED, segment_name, segment_numbers
-from duly_learn.learner.answers import answer_of, classes_of, label_of, scores_name
 from duly_learn.learner.attempt import Attempt, Verdict, compared
 from duly_learn.learner.heart import Drifted, Heart, Known
 from duly_learn.learner.held_out import held_out
@@ -187,7 +187,7 @@ class Watched:
     def _label(self, sample: Sample, place: tuple[int, int]) -> list[Drifted]:
         config = self.version.config
         assert config.learning is not None
-        name = scores_name(sample.outputs, config.learning, config.task)
+        name = scores_name(sample.outputs, config.learning.output or config.task.output)
         scores = sample.outputs.get(name)
         label = None if scores is None else label_of(sample.labels, config.learning.label, name, classes_of(scores))
         if scores is None or label is None or sample.labelled is None:

@@ -1330,6 +1330,18 @@ pub struct Trial {
     /// How often the two were compared: pairs of blocks, or of frames where streams stay with it.
     #[prost(int64, tag = "19")]
     pub canary_pairs: i64,
+    /// Labels of its frames that came during the canary and named a class.
+    #[prost(int64, tag = "20")]
+    pub labels: i64,
+    /// How often these say that its answer was right, 0 to 1.
+    #[prost(double, tag = "21")]
+    pub accuracy: f64,
+    /// Labels of frames of the active version that these are compared with.
+    #[prost(int64, tag = "22")]
+    pub rest_labels: i64,
+    /// How often those say that its answer was right, 0 to 1.
+    #[prost(double, tag = "23")]
+    pub rest_accuracy: f64,
 }
 /// One of several equivalents that trade accuracy for latency.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -27,4 +27,8 @@ def trial(report: TrialReport) -> model_pb2.Trial:
         frames_not_run=report.shadow.not_run,
         frames_not_drawn=report.shadow.not_drawn,
         canary_pairs=figures.canary_pairs,
+        labels=figures.labels.count,
+        accuracy=figures.labels.share,
+        rest_labels=figures.rest_labels.count,
+        rest_accuracy=figures.rest_labels.share,
     )

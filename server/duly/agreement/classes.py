@@ -9,13 +9,12 @@ from collections.abc import Mapping
 import numpy as np
 
 from duly.agreement.measures import Array, Outputs
-from duly.models.learning import Learning
-from duly.models.task import Task
 
 
-def scores_name(outputs: Outputs, learning: Learning, task: Task) -> str:
-    """Returns the output that has the scores; empty: there is none, or more than one that may be it."""
-    named = learning.output or task.output
+def scores_name(outputs: Outputs, named: str) -> str:
+    """Returns the output that has the scores; empty: there is none, or more than one that may be it. `named`: the one
+    that model.toml names; empty: it names none.
+    """
     floating = [name for name, array in outputs.items() if array.dtype.kind == "f" and array.size]
     if named:
         return named if named in floating else ""
