@@ -125,3 +125,31 @@ def test_iou_of_halves() -> None:
 def test_no_more_boxes_are_compared_than_the_limit() -> None:
     many = {"boxes": np.tile(np.float32(A), (BOXES_MAX + 500, 1)), "classes": np.zeros(BOXES_MAX + 500, np.int64)}
     assert BoxesF1().of(many, many) == 1.0
+
+
+@pytest.mark.parametrize(
+    "measure", [TopOne("y"), Binary("y", 0.2), Closeness("y"), Correlation("y"), BoxesF1()], ids=lambda each: each.name
+)
+def test_the_sign_of_a_margin_says_whether_all_is_right(measure: Measure) -> None:
+    rng = np.random.default_rng(3)
+    for shape in ((4,), (3, 4), (1, 4)):
+        for _ in range(50):
+            wanted = rng.standard_normal(shape)
+            got = wanted + rng.normal(0, 0.5, shape)
+            expected, given = ({"y": each, "boxes": each} for each in (wanted, got))
+            margin, score = measure.margin(expected, given), measure.of(expected, given)
+            if measure.name in ("top1", "binary"):
+                assert (margin > 0) == (score == 1)
+            else:
+                assert margin == score
+
+
+def test_margins_are_numbers_whatever_the_answers() -> None:
+    lost = {"y": np.array([0.3, np.nan, 0.1])}
+    other = {"y": np.array([0.3, 0.1])}
+    whole = {"y": np.int64(3)}
+    for measure in (TopOne("y"), Binary("y")):
+        assert measure.margin({"y": np.array([0.3, 0.9, 0.1])}, lost) == -np.inf
+        assert measure.margin(lost, other) == 0
+        assert measure.margin(whole, whole) == 1
+    assert TopOne("y").margin({"y": np.array([0.5])}, {"y": np.array([0.4])}) == 1

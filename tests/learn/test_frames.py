@@ -1,5 +1,6 @@
 """Where frames come from, and how they are divided."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from duly.models.spec import Signature, TensorSpec
 from duly.sampling.files import write
 from duly.sampling.sample import Form, Labelled, Sample
 from duly_learn.errors import LearnError
+from duly_learn.frames import places
 from duly_learn.frames.frame import Encoded, LearnFrame
 from duly_learn.frames.places import NoFrames, frames_from
-from duly_learn.frames.split import split
+from duly_learn.frames.split import NEIGHBOURS_MAX, NEIGHBOURS_NS, neighbours, split
 
 
 def signature(*inputs: dict[str, Any], stateful: bool = False) -> Signature:
@@ -45,14 +47,17 @@ def test_a_file_of_several_inputs_holds_a_frame_in_each_row(tmp_path: Path) -> N
     assert [int(np.asarray(frame.inputs["b"])) for frame in frames] == [7, 8, 9]
 
 
-def kept(root: Path, frame_id: int, when: int, label: float | None) -> None:
+def kept(
+    root: Path, frame_id: int, when: int, label: float | None, model: str = "m", guards: tuple[str, ...] = ()
+) -> None:
     """Writes a frame as a server keeps it."""
     arrays = {"input.image": np.frombuffer(JPEG, np.uint8), "output.y": np.float32([1])}
-    form = Form("m", "1", {"input.image": "UINT8", "output.y": "FP32"}, {"y": (1,)})
+    form = Form(model, "1", {"input.image": "UINT8", "output.y": "FP32"}, {"y": (1,)})
     kept = Sample(form, "default", "camera-1", frame_id, when, 0, "ON_TIME", "", arrays, {"input.image": "JPEG"})
+    kept = replace(kept, guards=guards)
     if label is not None:
         kept = kept.with_labels({"y": np.float32([label])}, {"y": "FP32"}, Labelled(when + 5, "somebody"))
-    path = root / f"m/samples/g/{frame_id:06}.npz"
+    path = root / f"{model}/samples/g/{frame_id:06}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, [kept], segment=False)
 
@@ -76,6 +81,43 @@ def test_samples_of_another_model_are_named(tmp_path: Path) -> None:
     kept(tmp_path, 0, 20, None)
     with pytest.raises(NoFrames, match="frame 0 of camera-1 lacks the input x; it has image"):
         frames_from([tmp_path], NUMBERS, 10, 0)
+
+
+def test_frames_of_other_models_and_flagged_ones_are_passed_over_and_counted(tmp_path: Path) -> None:
+    for nth in range(3):
+        kept(tmp_path, nth, nth + 1, None)
+    kept(tmp_path, 3, 9, None, guards=("blank",))
+    kept(tmp_path, 4, 10, None, "other")
+    told: list[str] = []
+    assert [frame.when_ns for frame in frames_from([tmp_path], PICTURES, 10, 0, "", told.append, "m")] == [1, 2, 3]
+    assert told == [
+        f"{tmp_path}: 1 frames of other models (other) are passed over",
+        f"{tmp_path}: 1 frames on which a guard has found something are passed over",
+    ]
+    assert len(frames_from([tmp_path], PICTURES, 10, 0, model="m", flagged=True)) == 4
+
+
+def test_a_model_that_remembers_takes_frames_in_a_row_alone(tmp_path: Path) -> None:
+    stateful = PICTURES.model_copy(update={"stateful": True})
+    for nth in range(20):
+        kept(tmp_path, 3 * nth, nth + 1, None)
+    with pytest.raises(NoFrames, match="20 frames are passed over as the 8 in a row with them were not kept"):
+        frames_from([tmp_path], stateful, 100, 0)
+    for nth in range(200, 210):
+        kept(tmp_path, nth, nth, None)
+    for nth in range(300, 308):
+        kept(tmp_path, nth, nth, None)
+    frames = frames_from([tmp_path], stateful, 100, 0)
+    assert [frame.when_ns for frame in frames] == [*range(200, 210), *range(300, 308)]
+    assert len({frame.stream for frame in frames}) == 2, "between runs the state begins anew"
+
+
+def test_no_more_bytes_are_kept_than_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "BYTES_MAX", 160)
+    np.save(tmp_path / "x.npy", np.arange(400, dtype=np.float32).reshape(100, 4))
+    assert len(frames_from([tmp_path / "x.npy"], NUMBERS, 10, 0)) == 10
+    with pytest.raises(LearnError, match="the first 11 frames take 176 bytes"):
+        frames_from([tmp_path / "x.npy"], NUMBERS, 100, 0)
 
 
 def test_pictures_of_a_folder_come_as_they_are_encoded(tmp_path: Path) -> None:
@@ -152,7 +194,7 @@ def test_each_frame_is_on_one_side_and_in_its_order() -> None:
     frames = made(100, streams=2)
     fit, judged = split(frames, 0.3, seed=1)
     assert len(judged) == pytest.approx(60, abs=10)
-    assert sorted(map(id, fit + judged)) == sorted(map(id, frames))
+    assert len({*map(id, fit), *map(id, judged)}) == len(fit) + len(judged) > 150
     assert fit == [frame for frame in frames if any(frame is other for other in fit)]
 
 
@@ -182,3 +224,27 @@ def test_neither_side_is_ever_empty(count: int, held_out: float) -> None:
 def test_one_frame_cannot_be_divided() -> None:
     with pytest.raises(LearnError, match="at least two are needed"):
         split(made(1), 0.3, 0)
+
+
+def test_frames_of_a_stream_that_are_close_are_neighbours() -> None:
+    def at(*times_s: float) -> list[int]:
+        return neighbours([LearnFrame({}, "s", round(s * NEIGHBOURS_NS)) for s in times_s])
+
+    assert at(0, 0.4, 0.8, 1.2, 5) == [0, 0, 0, 1, 2]
+    assert at(0.8, 5, 0) == [0, 1, 0]
+    assert len(set(at(0, 0, 0, 0))) == 4, "samples without a time"
+    assert neighbours([LearnFrame({}, name, 5) for name in ("a", "b")]) == [0, 1]
+    assert max(neighbours(made(100))) + 1 == 100 / NEIGHBOURS_MAX
+
+
+def test_no_twin_of_a_held_out_frame_is_fitted_to() -> None:
+    frames = [LearnFrame({}, "s", nth * NEIGHBOURS_NS // 10) for nth in range(1000)]
+    for seed in range(5):
+        fit, judged = split(frames, 0.3, seed)
+        times = np.array([frame.when_ns for frame in judged])
+        assert min(np.abs(times - frame.when_ns).min() for frame in fit) > NEIGHBOURS_NS
+        assert len(fit) >= 600
+    far = [LearnFrame({}, "s", nth * 2 * NEIGHBOURS_NS) for nth in range(100)]
+    assert sum(map(len, split(far, 0.3, 0))) == 100, "what is far apart has no twins"
+    unknown = [LearnFrame({}, "s", 0)] * 100
+    assert sum(map(len, split(unknown, 0.3, 0))) == 100

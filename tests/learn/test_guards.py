@@ -1,6 +1,7 @@
 """The detector of frames unlike others: what it is fitted to, what it writes into a graph, and what it finds."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from sklearn.datasets import load_digits
 
 from duly.cli_models import models
 from duly.models.spec import ModelConfig
+from duly_learn.errors import LearnError
 from duly_learn.frames.frame import LearnFrame
 from duly_learn.guards.branches import without_constant_branches
 from duly_learn.guards.detector import FRAMES_MIN, MARGIN, TooFew, fit
@@ -20,7 +22,11 @@ from duly_learn.guards.fitting import SCORE, Fitted, NoFeatures, fit_detector
 from duly_learn.guards.graph import without_detector
 from duly_learn.guards.layers import chosen, taps_of
 from duly_learn.guards.measure import Row
-from duly_learn.guards.verdict import verdict
+from duly_learn.guards.verdict import finds_less, verdict
+from duly_learn.optimize.guarded import without_detectors
+from duly_learn.optimize.run import Asked, optimize
+from duly_learn.optimize.steps import STEPS
+from duly_learn.optimize.timing import Compared
 from duly_learn.running.model import running
 from tests import graphs
 from tests.worker.client import version_of
@@ -312,7 +318,7 @@ def guarded(repository: Path) -> Path:
         "--report",
         repository / "r.html",
     )
-    assert "original: a detector of frames unlike others, fitted to 350 clean ones on 2 of the model's layers" in said
+    assert "original: a detector of frames unlike others, fitted to 310 clean ones on 2 of the model's layers" in said
     assert "guards have false alarms on 0." in said
     assert "found blank 100.0%, frozen 100.0%, uniform noise 100.0%, gaussian noise 100.0%, shuffled elements" in said
     assert "WARNING" not in said
@@ -357,7 +363,7 @@ def test_guards_that_need_no_fitting_come_along_where_clean_frames_allow_them(tm
     arguments = "--frames", tmp_path / "clean.npy", "--guards", "--report", tmp_path / "r.html"
     said = ran("optimize", tmp_path, "table", *arguments)
     assert "a BLANK guard of input 'x', which flags none of" in said
-    assert "no FROZEN guard of input 'x': 14 of 140 clean frames repeat the ones before them" in said
+    assert "no FROZEN guard of input 'x': 10 of 120 clean frames repeat the ones before them" in said
     assert "WARNING: only 0.0% of frozen found, less than 95%: a FROZEN guard finds them" in said
     version = version_of(tmp_path, "table")
     assert [guard.kind for guard in version.config.guards] == ["BLANK", "DISTRIBUTION"]
@@ -394,6 +400,48 @@ def test_too_many_false_alarms_are_said_with_what_would_help() -> None:
     ]
     assert loud.useless == ""
     assert verdict([row("clean", 11), row("uniform noise", 100)], "distribution").useless.startswith("it flags 11.0%")
+    assert finds_less([row("clean", 1), row("uniform noise", 90)], [row("clean", 0), row("uniform noise", 100)]) == ""
+    less = finds_less([row("clean", 1), row("uniform noise", 80)], [row("clean", 0), row("uniform noise", 95)])
+    assert less == "80.0% of uniform noise found, there 95.0%"
+
+
+@pytest.mark.usefixtures("guarded")
+def test_variants_that_are_made_later_have_detectors_of_their_own(repository: Path) -> None:
+    """Quantised with the rest, a detector clips what is far off and finds nothing."""
+    config = repository / "eye/2/model.toml"
+    said = config.read_text()
+    try:
+        config.write_text(said.replace(f'output = "{SCORE}"', f'output = "{SCORE}"\naction = "INVALID"'))
+        version = version_of(repository, "eye")
+        step = next(step for step in STEPS if step.name == "int8-static")
+        patience = ([repository / "clean.npy"], [step], 0.9)
+        with pytest.MonkeyPatch.context() as patch:
+            times = Compared([2e6] * 5, [1e6] * 5)  # however fast it is
+            patch.setattr("duly_learn.optimize.judge.compare", lambda *given: times)
+            found = optimize(Asked(version, *patience, by_mean=True), lambda line: None)
+    finally:
+        config.write_text(said)
+    try:
+        made = version_of(repository, "eye")
+        assert made.version == str(found.number) == "3"
+        (guard,) = (each for each in made.config.guards if each.kind == "DISTRIBUTION")
+        assert guard.action == "INVALID", "what its author has said stays"
+        with running(made, variant="int8-static") as model:
+            clean = [LearnFrame({"x": each}, "s", nth) for nth, each in enumerate(pictures(20, 11))]
+            noise = [LearnFrame({"x": each}, "s", nth) for nth, each in enumerate(spoilt("gaussian noise"))]
+            assert model.found(clean).count(()) >= 19
+            assert model.found(noise).count(()) <= 2
+        assert list(found.guards) == ["original", "int8-static"]
+        assert (made.folder / "optimize.json").read_text().count('"shuffled elements"') == 2, "measured for each"
+    finally:
+        shutil.rmtree(repository / "eye/3", ignore_errors=True)
+
+
+def test_a_detector_that_cannot_be_fitted_anew_is_refused(tmp_path: Path) -> None:
+    table = f'[[guard]]\nkind = "DISTRIBUTION"\noutput = "{SCORE}s"\n'
+    graphs.save(tmp_path, "eye", seeing(), table)
+    with pytest.raises(LearnError, match=f"the guard 'distribution' reads the graph's output '{SCORE}s'"):
+        without_detectors(version_of(tmp_path, "eye"), tmp_path)
 
 
 def test_a_model_without_guards_has_nothing_to_measure(tmp_path: Path) -> None:

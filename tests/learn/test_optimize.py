@@ -4,13 +4,17 @@ Where it matters that a candidate is faster it does a hundredth of the original'
 """
 
 import asyncio
+import fcntl
 import json
 import os
+import re
 import resource
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +22,16 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
-from duly.agreement.interval import Interval
+from duly.agreement.interval import Interval, interval, scores_needed
 from duly.cli_models import models
 from duly.models.repository import Repository
 from duly.models.sizes import SizeLimits
 from duly.runtime.worker_launch import check_version
 from duly_learn.frames.frame import LearnFrame
 from duly_learn.frames.places import NoFrames
-from duly_learn.optimize.judge import refusals
-from duly_learn.optimize.judged import Judged
+from duly_learn.optimize.judged import Frame, Judged
 from duly_learn.optimize.page import report
+from duly_learn.optimize.rule import RISK, Rule, refusals
 from duly_learn.optimize.run import Asked, Found, optimize
 from duly_learn.optimize.step import Candidate, OptimizeSource, Refused, Step
 from duly_learn.optimize.timing import Compared, compare
@@ -81,7 +85,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def asked(root: Path, *steps: Step, **more: object) -> Asked:
-    given = Asked(version_of(root / "models", "turn"), [root / "frames.npy"], steps, 0.01)
+    given = Asked(version_of(root / "models", "turn"), [root / "frames.npy"], steps, 0.01, by_mean=True)
     return replace(given, **more)  # type: ignore[arg-type]
 
 
@@ -229,7 +233,8 @@ def test_external_data_and_check_samples_come_along(root: Path) -> None:
 
 def judged(scores: Interval, ratio: float = 2.0, same: bool = False) -> Judged:
     times = {size: Compared([ratio * 1e6] * 5, [1e6] * 5) for size in (1, 4)}
-    return Judged("x", agreement=scores, times=times, same=same)
+    frames = [Frame(nth, scores.mean) for nth in range(scores.count)]
+    return Judged("x", agreement=scores, frames=frames, times=times, same=same)
 
 
 @pytest.mark.parametrize(
@@ -256,20 +261,69 @@ def judged(scores: Interval, ratio: float = 2.0, same: bool = False) -> Judged:
 def test_the_low_end_must_be_within_the_tolerance_and_every_batch_faster(
     given: Judged, by_mean: bool, said: str
 ) -> None:
-    found = refusals(given, 0.01, by_mean)
+    found = refusals(given, Rule(0.01, by_mean))
     assert bool(found) == bool(said)
     assert not found or found[0].startswith(said)
 
 
+def with_scores(scores: list[float], alike: float = 1.0) -> Judged:
+    given = judged(interval(scores, 0.9, alike))
+    given.frames = [Frame(nth, score) for nth, score in enumerate(scores)]
+    return given
+
+
 def test_too_few_frames_are_told_with_how_many_would_do() -> None:
-    (said,) = refusals(judged(Interval(1.0, 0.94, 1.0, 60)), 0.01, False)
-    assert "381 frames that all agree would do" in said
+    rule = Rule(0.01, fitted=140)
+    needed = scores_needed([1.0], 0.99, 0.9)
+    (said,) = refusals(with_scores([1.0] * 60), rule)
+    assert f"{needed} held-out frames that come out like these 60 would do: {ceil(needed / 0.3):,} frames" in said
+    assert not refusals(with_scores([1.0] * needed), rule)
+    (said,) = refusals(with_scores([1.0] * 600, 10.0), rule)
+    assert f"{10 * needed:,} held-out frames that come out like these 600 would do" in said
+    assert "frames that lie further apart, of a longer recording or of more of them, count for more" in said
+    some = [0.0, *[1.0] * 399]
+    (said,) = refusals(with_scores(some), rule)
+    more = int(re.search(r"; ([\d,]+) held-out", said)[1].replace(",", ""))  # type: ignore[index]
+    assert not refusals(with_scores(some * ceil(more / 400)), rule)
+    (said,) = refusals(with_scores([0.99] * 400), Rule(0.01))
+    assert "no number of frames like these would do" in said
+
+
+def test_each_of_several_candidates_has_its_share_of_the_risk() -> None:
+    """Of 20 candidates that lose more than is asked for, some looks good by chance."""
+    random = np.random.default_rng(1)
+    rule = Rule(0.02, candidates=20)
+    kept = 0
+    for _ in range(60):
+        scores = (random.random((20, 600)) < 0.979).astype(float)
+        best = max(scores, key=lambda each: each.mean())
+        kept += not refusals(judged(interval(list(best), rule.confidence)), rule)
+    assert kept <= 60 * RISK
+    assert rule.confidence == 1 - 2 * RISK / 20
+
+
+def test_what_the_original_has_lost_already_counts() -> None:
+    given = judged(Interval(0.995, 0.992, 0.998, 500))
+    assert not refusals(given, Rule(0.01))
+    (said,) = refusals(given, Rule(0.01, lost=0.006))
+    assert "and 0.996 is asked for (tolerance 0.01, of which 0.006 are lost already)" in said
+
+
+def test_few_frames_that_nearly_agree_are_not_enough(root: Path) -> None:
+    """Student's interval of 12 scores of 0.9999 ends at 0.9999."""
+    found = optimized(root, NEARLY, by_mean=False)
+    agreement = found.candidates[0].agreement
+    assert found.number == 0
+    assert agreement is not None
+    assert agreement.mean > 0.999
+    assert agreement.low < 0.5
+    assert agreement.worth < agreement.count == 12
 
 
 def test_a_batch_size_at_which_it_is_slower_is_named() -> None:
     given = judged(Interval(1.0, 1.0, 1.0, 500))
     given.times = {1: Compared([2e6] * 5, [1e6] * 5), 8: Compared([1e6] * 5, [3e6] * 5)}
-    (said,) = refusals(given, 0.01, False)
+    (said,) = refusals(given, Rule(0.01))
     assert said.startswith("it is not faster: 0.33 times as fast in batches of 8")
 
 
@@ -360,6 +414,48 @@ def test_two_at_once(root: Path) -> None:
     with alone(root / "models/turn"), pytest.raises(Taken, match="turn is being optimised already"):
         optimized(root, NEARLY)
     assert optimized(root, NEARLY).number == 2
+
+
+def test_what_one_that_was_killed_has_left_is_removed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(root))
+    left, lives, young = (root / f"duly-optimizing-{name}" for name in ("left", "lives", "young"))
+    for folder in (left, lives, young):
+        folder.mkdir()
+        (folder / "model.onnx").touch()
+    for folder in (left, lives):
+        os.utime(folder, (0, 0))
+    (root / "models/turn/.2.340.partial").mkdir()
+    descriptor = os.open(lives, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        optimized(root, NEARLY)
+    finally:
+        os.close(descriptor)
+    assert inside(root) == ["1", "2", "model.toml"]
+    assert sorted(path.name for path in root.glob("duly-optimizing-*")) == [lives.name, young.name]
+
+
+def test_a_version_that_was_made_here_has_lost_something_already(root: Path) -> None:
+    optimized(root, NEARLY)
+    toml = root / "models/turn/2/model.toml"
+    toml.write_text(toml.read_text().replace("accuracy = 1.0", "accuracy = 0.996"))
+    said: list[str] = []
+    found = optimize(asked(root, SAME), said.append)
+    assert any("turn/2 agrees with turn/1, of which it was made, by 0.996" in line for line in said)
+    assert found.rule.lost == pytest.approx(0.004)
+    assert [variant.accuracy for variant in found.variants] == [pytest.approx(0.996)] * len(found.variants)
+    assert json.loads((root / "models/turn/3/optimize.json").read_text())["lost_before"] == pytest.approx(0.004)
+
+
+def test_what_an_inferred_measure_does_not_see_is_said(root: Path) -> None:
+    said: list[str] = []
+    optimize(asked(root, NEARLY), said.append)
+    assert any("correlation of 'y' does not see a small change that turns one class" in line for line in said)
+    config = root / "models/turn/model.toml"
+    config.write_text(config.read_text() + '\n[task]\nmeasure = "correlation"\n')
+    said.clear()
+    optimize(asked(root, NEARLY), said.append)
+    assert not any("does not see" in line for line in said)
 
 
 def test_a_number_that_is_taken(root: Path) -> None:
@@ -454,7 +550,7 @@ def test_a_model_that_is_not_there(root: Path) -> None:
 
 def test_the_command_writes_version_and_report(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("duly_learn.commands.optimize.STEPS", [NEARLY])
-    done = command(root, "--steps", "nearly", "--frames", str(root / "frames.npy"))
+    done = command(root, "--steps", "nearly", "--judge", "mean", "--frames", str(root / "frames.npy"))
     assert done.exit_code == 0, done.output
     assert "turn/2 is written" in done.stdout
     assert "turn/2 nearly: agreement" in done.stdout

@@ -11,7 +11,7 @@ from duly_learn.graphs.constants import arrays_of
 from duly_learn.graphs.part import Part
 from duly_learn.optimize.interpreter import CannotTrain
 from duly_learn.optimize.losses import of_logits, of_probabilities, of_yolo_v2, squared
-from duly_learn.optimize.training import Bounds, TrainingFailed, train
+from duly_learn.optimize.training import Bounds, Trained, TrainingFailed, train
 
 
 def network(width: int, seed: int, last: str = "Identity") -> onnx.ModelProto:
@@ -113,18 +113,25 @@ def test_a_student_that_only_gets_worse_stays_as_it_was() -> None:
         np.testing.assert_array_equal(arrays_of(done.model)[name], value)
 
 
-def test_time_ends_training() -> None:
+def trained_by(clock: Iterator[float], steps: int, seconds: float) -> Trained:
     frames, answers = frames_and_answers(network(6, 1), 16)
-    ticks: Iterator[float] = iter(range(1000))
-    done = train(
-        network(4, 2),
-        zip(frames, answers, strict=True),
-        squared({"y": 1.0}),
-        Bounds(100, 3.5),
-        0,
-        clock=lambda: float(next(ticks)),
-    )
-    assert done.steps == 35
+    bounds = Bounds(steps, seconds)
+    examples = zip(frames, answers, strict=True)
+    return train(network(4, 2), examples, squared({"y": 1.0}), bounds, 0, clock=lambda: float(next(clock)))
+
+
+def test_steps_end_training_and_the_time_only_where_it_is_not_enough() -> None:
+    def ticks(first: float, each: float) -> Iterator[float]:
+        """At the beginning, and after every ten steps; the first ones take longer."""
+        yield 0.0
+        yield from (first + each * nth for nth in range(1000))
+
+    assert trained_by(ticks(50, 1), 100, 60).steps == 100
+    quick, slow = trained_by(ticks(0.1, 1), 100, 1000), trained_by(ticks(50, 3), 100, 1000)
+    assert quick.losses == slow.losses, "the clock changes nothing where it is not needed"
+    assert trained_by(ticks(2, 1), 100, 6.5).steps == 30 + int(0.9 * 2.5 * 10)
+    late = iter([0.0, 1.0, 2.0, 3.0, *range(100, 200)])  # the machine gets other work
+    assert trained_by(late, 100, 20).steps == 40
 
 
 def test_without_frames_or_weights_nothing_is_trained() -> None:

@@ -40,6 +40,9 @@ class BoxesF1:
             overlap = np.where(of_wanted[:, None] == of_given[None, :], overlap, 0.0)
         return 2.0 * _matched(overlap, self.iou_min) / (len(wanted) + len(given))
 
+    def margin(self, expected: Outputs, got: Outputs) -> float:
+        return self.of(expected, got)
+
 
 def iou(a: Array, b: Array) -> Array:
     """Returns the intersection over union of each box of `a` [n, 4] with each of `b` [m, 4], as [n, m]."""

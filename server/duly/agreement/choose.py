@@ -84,6 +84,16 @@ def measure_of(task: TaskLike | None, signature: SignatureLike) -> Measure:
     return Closeness(spec.name, task.scale if task is not None else None)
 
 
+def missed(task: TaskLike | None, measure: Measure) -> str:
+    """Says what a measure that nobody has asked for does not see, and how to ask for another; empty: nothing."""
+    if isinstance(measure, Correlation | Closeness) and (task is None or task.measure is None):
+        return (
+            f"{measure.name} of '{measure.output}' does not see a small change that turns one class into another; if "
+            'its numbers are scores of classes, say so in model.toml: [task] measure = "top1", or labels = "FILE"'
+        )
+    return ""
+
+
 def _telling(outputs: Sequence[TensorLike]) -> TensorLike:
     """The output that says most of what the answer is: the one with labels, else a class, else the first."""
     labelled = [spec for spec in outputs if spec.labels]

@@ -1,16 +1,32 @@
 """The mean of scores of frames, and between what it truly lies as far as so few frames can tell.
 
-Scores that are 0 or 1 get Wilson's interval (Wilson, J. Am. Stat. Assoc. 22, 1927), which knows that 60 hits of 60
-frames are not certainty; others get Student's, cut off at 0 and 1. Both take frames as independent of one another.
-Neighbours of one recording are not, so that the true interval is rather wider.
+Theory. If the mean of independent values in [0, 1] is at most m, the product of 1 + f (x - m) / m over them, for any f
+of 0 to 1 chosen beforehand, has an expectation of at most 1, as has any mean of such products; so it reaches 1/risk
+with a chance of at most `risk` (Markov's inequality). The lower end is the largest m that is refuted so, the upper end
+the same of what is left to 1: the betting interval of Waudby-Smith and Ramdas, "Estimating means of bounded random
+variables by betting" (JRSS B, 2024), with fixed stakes. It holds for scores of any shape, for few of them, and where
+nearly all are 1 and some are 0, which Student's does not. No score that grows lowers an end.
+
+Neighbours of one recording are not independent of one another. Where so many in a row count as one (`alike`), the
+product is taken to the power of 1 / so many: it is then the geometric mean of as many products, each over scores that
+lie so far apart, and no larger than their mean, to which Markov's inequality applies as well.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, pi, sqrt, tan
-from statistics import NormalDist
+from math import log
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+STAKES = np.array([1.0, 1 / 128, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 0.4, 0.55, 0.7, 0.85, 0.97])
+"""Small ones suit scores that vary, large ones those that are nearly alike."""
+SHARES = np.array([1 / 2] + [1 / 22] * 11)
+"""How much is bet with each. Half of all suits scores that are all 1, of which the most is asked."""
+BISECTIONS = 30
+SCORES_MAX = 1_000_000
+"""No larger number of scores is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,55 +37,69 @@ class Interval:
     low: float
     high: float
     count: int
+    alike: float = 1.0
+    """So many of them, in a row, were counted as one."""
+
+    @property
+    def worth(self) -> int:
+        """As how many independent scores they count."""
+        return max(1, round(self.count / self.alike))
 
     def __str__(self) -> str:
-        return f"{self.mean:.4f} ({self.low:.4f} to {self.high:.4f}, {self.count} frames)"
+        counted = f" that count as {self.worth}" if self.worth < self.count else ""
+        return f"{self.mean:.4f} ({self.low:.4f} to {self.high:.4f}, {self.count} frames{counted})"
 
 
-def interval(scores: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Returns mean and two-sided confidence interval of scores in 0..1. Raises ValueError where there is none."""
+def interval(scores: Sequence[float], confidence: float = 0.95, alike: float = 1.0) -> Interval:
+    """Returns mean and two-sided confidence interval of scores in 0..1.
+
+    `alike`: so many in a row count as one; 1: each is independent of the others. Raises ValueError where there is no
+    score.
+    """
     values = np.asarray(scores, np.float64)
     count = len(values)
     if not count:
         raise ValueError("there is no score to take a mean of")
-    mean = float(values.mean())
-    if np.isin(values, (0.0, 1.0)).all():
-        return _wilson(mean, count, confidence)
-    if count == 1:
-        return Interval(mean, 0.0, 1.0, 1)
-    half = _student((1 + confidence) / 2, count - 1) * float(values.std(ddof=1)) / sqrt(count)
-    return Interval(mean, max(0.0, mean - half), min(1.0, mean + half), count)
+    mean = min(1.0, max(0.0, float(values.mean())))
+    risk = (1 - confidence) / 2
+    low, high = _least(values, risk, alike), 1.0 - _least(1.0 - values, risk, alike)
+    return Interval(mean, min(low, mean), max(high, mean), count, alike)
 
 
-def frames_needed(low: float, confidence: float = 0.95) -> int:
-    """Returns how many frames must agree, all of them, for the lower end of Wilson's interval to reach `low`, which is
-    below 1.
+def scores_needed(scores: Sequence[float], low: float, confidence: float = 0.95) -> int:
+    """Returns how many independent scores that are spread as these would have a lower end of `low`, which is above 0
+    and below 1; 0: no number of them, or more than SCORES_MAX.
     """
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    return ceil(z * z * low / (1 - low))
+    kinds, counts = np.unique(np.asarray(scores, np.float64), return_counts=True)
+    shares = counts / len(scores)
+    wanted = -log((1 - confidence) / 2)
+    few, many = 0, SCORES_MAX
+    if _log_capital(kinds, shares * many, low) < wanted:
+        return 0
+    while many - few > 1:
+        middle = (few + many) // 2
+        if _log_capital(kinds, shares * middle, low) >= wanted:
+            many = middle
+        else:
+            few = middle
+    return many
 
 
-def _wilson(mean: float, count: int, confidence: float) -> Interval:
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    centre = (mean + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * sqrt(mean * (1 - mean) / count + z * z / (4 * count * count))
-    return Interval(mean, max(0.0, min(centre - half, mean)), min(1.0, max(centre + half, mean)), count)
+def _least(values: npt.NDArray[np.float64], risk: float, alike: float) -> float:
+    """The largest bound that the values prove their mean to be above; 0: none."""
+    low, high = 0.0, 1.0
+    kinds, counts = np.unique(values, return_counts=True)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        if _log_capital(kinds, counts / alike, middle) >= -log(risk):
+            low = middle
+        else:
+            high = middle
+    return low
 
 
-def _student(p: float, degrees: int) -> float:
-    """The quantile of Student's distribution: exact for one and two degrees of freedom, else by Hill's expansion to the
-    fourth order (Abramowitz and Stegun 26.7.5), which is off by less than 1 % at p = 0.975.
-    """
-    if degrees == 1:
-        return tan(pi * (p - 0.5))
-    if degrees == 2:
-        return (2 * p - 1) / sqrt(2 * p * (1 - p))
-    x = NormalDist().inv_cdf(p)
-    terms = (
-        x,
-        (x**3 + x) / 4,
-        (5 * x**5 + 16 * x**3 + 3 * x) / 96,
-        (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / 384,
-        (79 * x**9 + 776 * x**7 + 1482 * x**5 - 1920 * x**3 - 945 * x) / 92160,
-    )
-    return float(sum(term / degrees**order for order, term in enumerate(terms)))
+def _log_capital(kinds: npt.NDArray[np.float64], counts: npt.NDArray[Any], bound: float) -> float:
+    """What 1 has become by bets that the mean is above the bound, over values that each came so often."""
+    with np.errstate(divide="ignore"):
+        logs = np.log1p(np.maximum(np.outer(STAKES, kinds / bound - 1), -1.0)) @ counts
+    return float(np.logaddexp.reduce(logs + np.log(SHARES)))

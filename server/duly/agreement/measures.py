@@ -32,6 +32,11 @@ class Measure(Protocol):
         nothing of it, nor have those with a NaN where none is expected. Raises KeyError where the output is missing.
         """
 
+    def margin(self, expected: Outputs, got: Outputs) -> float:
+        """Returns how far `got` is from where its score would change, in any unit: of scores that know right and wrong
+        alone the number whose sign is the score, else the score itself. It is never NaN.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class TopOne:
@@ -54,6 +59,16 @@ class TopOne:
         lost = np.isnan(given).any(axis=-1) & ~np.isnan(wanted).any(axis=-1)
         return float(np.mean((wanted.argmax(axis=-1) == given.argmax(axis=-1)) & ~lost))
 
+    def margin(self, expected: Outputs, got: Outputs) -> float:
+        """How far the best class is before the second best, in the row where that is least."""
+        wanted, given = _pair(self.output, expected, got)
+        if given is None or not wanted.ndim or wanted.shape[-1] < 2 or not np.issubdtype(wanted.dtype, np.floating):
+            return self.of(expected, got)
+        best = wanted.argmax(axis=-1)[..., None]
+        others = given.astype(np.float64)
+        np.put_along_axis(others, best, -np.inf, axis=-1)
+        return _least_of(np.take_along_axis(given, best, axis=-1)[..., 0] - others.max(axis=-1))
+
 
 @dataclass(frozen=True, slots=True)
 class Binary:
@@ -70,6 +85,14 @@ class Binary:
         lost = np.isnan(given) & ~np.isnan(wanted) if np.issubdtype(given.dtype, np.floating) else False
         same = ((wanted >= self.threshold) == (given >= self.threshold)) & ~np.asarray(lost)
         return float(np.mean(same)) if wanted.size else 1.0
+
+    def margin(self, expected: Outputs, got: Outputs) -> float:
+        """How far the element that is nearest to the threshold is on the right side of it."""
+        wanted, given = _pair(self.output, expected, got)
+        if given is None or not np.issubdtype(wanted.dtype, np.floating):
+            return self.of(expected, got)
+        sides = np.where(wanted >= self.threshold, 1.0, -1.0)
+        return _least_of(sides * (given.astype(np.float64) - self.threshold))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +124,9 @@ class Correlation:
             return 1.0 if np.allclose(a, b, rtol=1e-5, atol=1e-7) else 0.0
         return float(np.clip((a_off @ b_off) / (a_spread * b_spread), 0.0, 1.0))
 
+    def margin(self, expected: Outputs, got: Outputs) -> float:
+        return self.of(expected, got)
+
 
 @dataclass(frozen=True, slots=True)
 class Closeness:
@@ -131,8 +157,16 @@ class Closeness:
         scale = self.scale or float(np.abs(a).max(initial=0.0))
         return max(0.0, 1.0 - worst / scale) if scale else 0.0
 
+    def margin(self, expected: Outputs, got: Outputs) -> float:
+        return self.of(expected, got)
+
 
 def _pair(output: str, expected: Outputs, got: Outputs) -> tuple[Array, Array | None]:
     """Returns both arrays of the output, the second as None where its shape is another one."""
     wanted, given = np.asarray(expected[output]), np.asarray(got[output])
     return wanted, given if given.shape == wanted.shape else None
+
+
+def _least_of(margins: Array) -> float:
+    """The least of them; what is no number is as far off as can be."""
+    return float(np.nan_to_num(margins, nan=-np.inf, posinf=np.inf, neginf=-np.inf).min(initial=np.inf))

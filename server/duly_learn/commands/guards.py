@@ -66,7 +66,8 @@ def guards(
     if not version.config.guards:
         raise click.ClickException(f"{version.key} has no guards; say [[guard]] in its model.toml")
     with running(version, threads=threads) as worker:
-        frames = frames_from(places, worker.signature, frames_max, seed, topic, _tell)
+        # Frames that were flagged stay: without them there would be no false alarms.
+        frames = frames_from(places, worker.signature, frames_max, seed, topic, _tell, version.name, flagged=True)
         used = frames if held_out == 1 else split(frames, held_out, seed)[1]
         rows = measure(worker, used, seed, _tell)
     if as_json:

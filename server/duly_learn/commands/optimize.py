@@ -16,7 +16,7 @@ from duly_learn.commands.versions import version_of
 from duly_learn.optimize.distillation import SECONDS_MAX
 from duly_learn.optimize.page import report
 from duly_learn.optimize.pruning import SHARE
-from duly_learn.optimize.run import Asked, Found
+from duly_learn.optimize.run import FRAMES_MAX, Asked, Found
 from duly_learn.optimize.run import optimize as run
 from duly_learn.optimize.step import Step
 from duly_learn.optimize.steps import STEPS, with_bounds
@@ -46,7 +46,8 @@ from duly_learn.optimize.steps import STEPS, with_bounds
     type=click.Choice(["low", "mean"]),
     default="low",
     show_default=True,
-    help="What must be within the tolerance: the low end of the agreement's 95 % interval, or its mean.",
+    help="What must be within the tolerance: the low end of the agreement's interval, which holds with 95 % for all "
+    "candidates at once, or its mean.",
 )
 @click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="What chance begins with."
@@ -59,7 +60,7 @@ from duly_learn.optimize.steps import STEPS, with_bounds
     help="Share of the frames that candidates are judged by and never fitted to.",
 )
 @click.option(
-    "--frames-max", type=click.IntRange(2, 100_000), default=1000, show_default=True, help="Frames that are used."
+    "--frames-max", type=click.IntRange(2, 100_000), default=FRAMES_MAX, show_default=True, help="Frames that are used."
 )
 @click.option(
     "--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Where model.toml states none."

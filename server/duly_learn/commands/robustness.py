@@ -175,7 +175,15 @@ def _frames(
     unusable: list[str] = []
     most = options["frames_max"]
     limit = most if labels is None else len(labels) + 1
-    frames = frames_from(options["places"], model.signature, limit, options["seed"], options["topic"], unusable.append)
+    frames = frames_from(
+        options["places"],
+        model.signature,
+        limit,
+        options["seed"],
+        options["topic"],
+        unusable.append,
+        model.version.name,
+    )
     if labels is None:
         if unusable:
             notes.append(f"{len(unusable)} frames could not be used: {unusable[0]}")

@@ -16,12 +16,12 @@ from duly_client.convert import DTYPES
 from duly_client.recordings import RecordingError, recording_for
 from duly_learn.errors import LearnError
 from duly_learn.frames.frame import Encoded, LearnFrame, Value, as_array
-from duly_learn.frames.samples import frames_of, is_sample_folder, samples_in
+from duly_learn.frames.samples import Which, frames_of, is_sample_folder, samples_in
 
 FRAMES_READ_MAX = 200_000
 """Of one place, no more frames are looked at: at 30 a second, almost two hours."""
 BYTES_MAX = 4 << 30
-"""Frames that are larger together are not kept in memory."""
+"""Reading ends with an error where the frames that are kept are larger together."""
 REASONS_MAX = 3
 _LOGS = {".mcap", ".bag"}
 _MAGIC: tuple[tuple[bytes, str], ...] = ((b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"))
@@ -45,12 +45,17 @@ class _Kept:
     def is_full(self) -> bool:
         return self.chance is None and len(self.frames) >= self.limit
 
-    def take(self, frame: LearnFrame) -> None:
+    def take(self, frame: LearnFrame) -> int:
+        """Returns how many bytes more are kept now."""
         self.came += 1
         if len(self.frames) < self.limit:
             self.frames.append((self.came, frame))
-        elif self.chance is not None and (place := self.chance.randrange(self.came)) < self.limit:
+            return frame.nbytes
+        if self.chance is not None and (place := self.chance.randrange(self.came)) < self.limit:
+            before = self.frames[place][1].nbytes
             self.frames[place] = (self.came, frame)
+            return frame.nbytes - before
+        return 0
 
 
 def frames_from(
@@ -60,11 +65,16 @@ def frames_from(
     seed: int,
     topic: str = "",
     told: Callable[[str], None] = lambda line: None,
+    model: str = "",
+    flagged: bool = False,
 ) -> list[LearnFrame]:
     """Returns at most `limit` frames of all places, by place and in their order.
 
     A place is a folder of samples (.npz) or of pictures, an .npz of frames, a log (MCAP, a bag of ROS), or any other
     recording that `duly stream` takes. `topic`: that of logs in which several fit. `told` hears what cannot be used.
+    Of what a server has kept, frames of other models than `model` are passed over (empty: none are), those on which a
+    guard has found something unless `flagged` says so, and for a model that keeps state those that do not follow one
+    another.
 
     Raises:
         NoFrames: there is none; the message says what was wrong with the first ones.
@@ -77,14 +87,21 @@ def frames_from(
     reasons: list[str] = []
     chance = None if signature.stateful else random.Random(seed)
     whole = _Kept(limit, chance, [])
+    which = Which(model, flagged, signature.stateful)
+    there_bytes = 0
     for nth, place in enumerate(places):
         here = whole if chance else _Kept(_share(limit, len(places), nth), None, [])
-        for found in islice(_frames(place, signature.inputs, topic), FRAMES_READ_MAX):
+        for found in islice(_frames(place, signature.inputs, topic, which), FRAMES_READ_MAX):
             if isinstance(found, str):
                 reasons.append(found)
                 told(found)
             else:
-                here.take(found)
+                there_bytes += here.take(found)
+            if there_bytes > BYTES_MAX:
+                raise LearnError(
+                    f"the first {len(kept) + len(here.frames)} frames take {there_bytes:,} bytes, more than the "
+                    f"{BYTES_MAX:,} that are kept in memory; take fewer (--frames-max)"
+                )
             if here.is_full:
                 break
         if chance is None:
@@ -94,12 +111,6 @@ def frames_from(
         named = ", ".join(map(str, places[:REASONS_MAX])) + (", …" if len(places) > REASONS_MAX else "")
         why = "; ".join(dict.fromkeys(reasons[:REASONS_MAX])) or "there is nothing in it"
         raise NoFrames(f"no frame of {named} fits the model: {why}")
-    size_bytes = sum(frame.nbytes for frame in kept)
-    if size_bytes > BYTES_MAX:
-        raise LearnError(
-            f"{len(kept)} frames take {size_bytes:,} bytes, more than the {BYTES_MAX:,} that are kept in memory; take "
-            "fewer (--frames-max)"
-        )
     return kept
 
 
@@ -107,10 +118,10 @@ def _share(limit: int, places: int, nth: int) -> int:
     return max(1, limit // places + (nth < limit % places))
 
 
-def _frames(place: Path, inputs: tuple[TensorSpec, ...], topic: str) -> Iterator[LearnFrame | str]:
+def _frames(place: Path, inputs: tuple[TensorSpec, ...], topic: str, which: Which) -> Iterator[LearnFrame | str]:
     """Gives the frames of one place, and in place of what cannot be used, why not."""
     if place.is_dir() and is_sample_folder(place):
-        yield from samples_in(place, inputs)
+        yield from samples_in(place, inputs, which)
     elif place.suffix == ".npz" and place.is_file():
         yield from frames_of(place, inputs)
     elif place.suffix in _LOGS or (place / "metadata.yaml").exists():

@@ -7,7 +7,9 @@ dimension.
 """
 
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -23,8 +25,27 @@ SAMPLE_BYTES_MAX = 1 << 30
 """A file that holds more, packed or unpacked, is not read."""
 FILES_LOOKED_AT_MAX = 16
 """So many files of a folder are looked at to see whether a server has kept them."""
+IN_A_ROW_MIN = 8
+"""Of a model that keeps state so many frames must have followed one another; a state that has seen fewer is none."""
+STREAMS_MAX = 10_000
+"""Frames of so many streams are put together for it; those of others are passed over."""
 _SUFFIX = ".npz"
 _META = "meta.npy"
+
+
+@dataclass(frozen=True, slots=True)
+class Which:
+    """Which of the frames that a server has kept are wanted."""
+
+    model: str = ""
+    """Those of this model; empty: of all."""
+    flagged: bool = True
+    """Also those on which a guard has found something."""
+    in_a_row: bool = False
+    """Only those of which the neighbours were kept, too, and each run of them as a stream of its own."""
+
+
+ALL = Which()
 
 
 def is_sample_folder(folder: Path) -> bool:
@@ -32,21 +53,72 @@ def is_sample_folder(folder: Path) -> bool:
     return any(path.suffix == _SUFFIX for path in folder.iterdir()) or _is_kept(folder)
 
 
-def samples_in(folder: Path, inputs: tuple[TensorSpec, ...]) -> Iterator[LearnFrame | str]:
+def samples_in(folder: Path, inputs: tuple[TensorSpec, ...], which: Which = ALL) -> Iterator[LearnFrame | str]:
     """Gives the frames of all .npz files of the folder, those of a server in the order of time and others by their
-    names' order, and in place of files that are none, why not.
+    names' order, and in place of files that are none, why not. What `which` leaves out of a server's frames is counted,
+    and said in the end.
     """
     if not _is_kept(folder):
         for path in sorted(folder.glob("*" + _SUFFIX)):
             yield from frames_of(path, inputs)
         return
     passed_over: list[str] = []
+    others: Counter[str] = Counter()
+    flagged = 0
+    runs: dict[str, _Run] = {}
     for sample in read(folder, lambda path, reason: passed_over.append(f"{path}: {reason}")):
         yield from passed_over
         passed_over.clear()
-        missing = [spec.name for spec in inputs if spec.name not in sample.inputs]
-        yield frame_of(sample) if not missing else _lacks(folder, missing[0], sample)
+        if which.model not in ("", sample.form.model):
+            others[sample.form.model] += 1
+        elif sample.guards and not which.flagged:
+            flagged += 1
+        elif missing := [spec.name for spec in inputs if spec.name not in sample.inputs]:
+            yield _lacks(folder, missing[0], sample)
+        elif not which.in_a_row:
+            yield frame_of(sample)
+        elif sample.stream in runs or len(runs) < STREAMS_MAX:
+            yield from runs.setdefault(sample.stream, _Run()).followed_by(sample)
     yield from passed_over
+    if others:
+        yield f"{folder}: {others.total()} frames of other models ({', '.join(sorted(others))}) are passed over"
+    if flagged:
+        yield f"{folder}: {flagged} frames on which a guard has found something are passed over"
+    if torn := sum(run.torn for run in runs.values()):
+        yield (
+            f"{folder}: {torn} frames are passed over as the {IN_A_ROW_MIN} in a row with them were not kept; a model "
+            "that keeps state needs frames that follow one another: give a recording"
+        )
+
+
+class _Run:
+    """The frames of one stream that were kept and follow one another."""
+
+    def __init__(self) -> None:
+        self._last: int | None = None
+        self._number = 0
+        self._waiting: list[LearnFrame] = []
+        self._long_enough = False
+        self._torn = 0
+
+    @property
+    def torn(self) -> int:
+        """How many frames were in no run that is long enough."""
+        return self._torn + len(self._waiting)
+
+    def followed_by(self, sample: Sample) -> Iterator[LearnFrame]:
+        """Takes the stream's next frame, and gives those that are now known to be in a run, each run as a stream."""
+        if self._last is None or sample.frame_id != self._last + 1:
+            self._torn += len(self._waiting)
+            self._waiting, self._long_enough = [], False
+            self._number += 1
+        self._last = sample.frame_id
+        frame = frame_of(sample)
+        self._waiting.append(replace(frame, stream=f"{frame.stream}:{self._number}"))
+        self._long_enough = self._long_enough or len(self._waiting) >= IN_A_ROW_MIN
+        if self._long_enough:
+            yield from self._waiting
+            self._waiting = []
 
 
 def frame_of(sample: Sample) -> LearnFrame:

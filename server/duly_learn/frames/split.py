@@ -3,7 +3,7 @@ sides.
 
 A frame of a camera is nearly the one before it. Were both sides drawn frame by frame, each held-out frame would have
 its twin among the others, and whatever learns by heart would look good. So each stream is cut into blocks of frames
-that follow one another, and whole blocks are held out.
+that follow one another, and whole blocks are held out; where two sides meet, frames to fit to are left out.
 """
 
 import random
@@ -15,10 +15,17 @@ from duly_learn.frames.frame import LearnFrame
 
 BLOCKS = 10
 """A stream is cut into so many blocks, or one for each frame where it has fewer."""
+NEIGHBOURS_NS = 1_000_000_000
+"""Frames of a stream that are closer than this are neighbours, and show about the same."""
+NEIGHBOURS_MAX = 10
+"""So many frames in a row count as neighbours at most: as many as a recording without times of its own has a second."""
 
 
 def split(frames: Sequence[LearnFrame], held_out: float, seed: int) -> tuple[list[LearnFrame], list[LearnFrame]]:
     """Returns the frames to fit to and those held out, each in the order in which they came.
+
+    Frames to fit to that are NEIGHBOURS_NS or less from a block that is held out are on neither side, at each end of a
+    block at most a quarter of it.
 
     `held_out`: about which share is held out, above 0 and below 1. Raises LearnError where there are too few frames for
     one on either side.
@@ -29,11 +36,14 @@ def split(frames: Sequence[LearnFrame], held_out: float, seed: int) -> tuple[lis
     for index, frame in enumerate(frames):
         streams.setdefault(frame.stream, []).append(index)
     blocks: list[list[int]] = []
+    borders: list[tuple[list[int], list[int]]] = []
     for indices in streams.values():
         ordered = sorted(indices, key=lambda index: (frames[index].when_ns, index))
         count = min(BLOCKS, len(ordered))
         bounds = [len(ordered) * nth // count for nth in range(count + 1)]
-        blocks += [ordered[low:high] for low, high in pairwise(bounds)]
+        cut = [ordered[low:high] for low, high in pairwise(bounds)]
+        blocks += cut
+        borders += pairwise(cut)
     random.Random(seed).shuffle(blocks)
     wanted = held_out * len(frames)
     judged: set[int] = set()
@@ -42,7 +52,46 @@ def split(frames: Sequence[LearnFrame], held_out: float, seed: int) -> tuple[lis
             break
         if len(judged) + len(block) < len(frames):
             judged.update(block)
+    near: set[int] = set()
+    for before, after in borders:
+        if before[0] in judged and after[0] not in judged:
+            near.update(_near(frames, after, before[-1]))
+        elif before[0] not in judged and after[0] in judged:
+            near.update(_near(frames, before[::-1], after[0]))
     return (
-        [frame for index, frame in enumerate(frames) if index not in judged],
+        [frame for index, frame in enumerate(frames) if index not in judged and index not in near],
         [frame for index, frame in enumerate(frames) if index in judged],
     )
+
+
+def _near(frames: Sequence[LearnFrame], block: Sequence[int], edge: int) -> list[int]:
+    """The frames of a block, the nearest first, that are neighbours of one beside it. Equal times are none."""
+    there = frames[edge].when_ns
+    return [index for index in block[: len(block) // 4] if 0 < abs(frames[index].when_ns - there) <= NEIGHBOURS_NS]
+
+
+def in_order(frames: Sequence[LearnFrame]) -> list[int]:
+    """Returns the places of the frames, stream by stream and in each by time."""
+    return sorted(range(len(frames)), key=lambda index: (frames[index].stream, frames[index].when_ns, index))
+
+
+def neighbours(frames: Sequence[LearnFrame]) -> list[int]:
+    """Returns for each frame the number of its block of neighbours: frames of one stream within NEIGHBOURS_NS, of which
+    there are NEIGHBOURS_MAX at most. Where several frames of a stream have the same time none is known, and each is
+    alone.
+    """
+    found = [0] * len(frames)
+    block: list[int] = []
+    number = -1
+    for index in in_order(frames):
+        frame = frames[index]
+        goes_on = (
+            0 < len(block) < NEIGHBOURS_MAX
+            and frames[block[0]].stream == frame.stream
+            and frames[block[-1]].when_ns < frame.when_ns < frames[block[0]].when_ns + NEIGHBOURS_NS
+        )
+        if not goes_on:
+            block, number = [], number + 1
+        block.append(index)
+        found[index] = number
+    return found

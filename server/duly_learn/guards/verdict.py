@@ -13,6 +13,8 @@ USEFUL_MIN = 0.5
 """A detector that finds a smaller share of every kind of noise and of shuffled frames is of no use."""
 ALARMING_MIN = 0.1
 """Nor is one that flags a larger share of clean frames."""
+LESS_MAX = 0.1
+"""A variant may find so much less of each kind than the first one of its version, and no less."""
 _OF_OTHERS = frozenset({CLEAN, "blank", "frozen"})
 """What other guards are there for, or none."""
 
@@ -49,6 +51,16 @@ def verdict(rows: Sequence[Row], detector: str) -> Verdict:
         if row.share < FOUND_MIN
     ]
     return Verdict(found, short, _useless(clean, spoilt, detector))
+
+
+def finds_less(rows: Sequence[Row], first: Sequence[Row]) -> str:
+    """Says of which kinds a variant's guards find much less than those of the first one; empty: of none."""
+    shares = {row.kind: row.share for row in first if row.kind != CLEAN}
+    return ", ".join(
+        f"{row.share:.1%} of {row.kind} found, there {shares[row.kind]:.1%}"
+        for row in rows
+        if row.kind in shares and row.share < shares[row.kind] - LESS_MAX
+    )
 
 
 def _help(kind: str) -> str:

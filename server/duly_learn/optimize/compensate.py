@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 
 from duly_learn.graphs.constants import arrays_of, integers, set_array
-from duly_learn.graphs.followed import Channels, Layer
+from duly_learn.graphs.followed import Layer
 from duly_learn.graphs.pads import pads_of
 from duly_learn.graphs.part import Feeds, Part
 from duly_learn.optimize.activations import Moments, Reals
@@ -44,9 +44,7 @@ class Fit:
     error_after: float
 
 
-def fold_into_kept(
-    model: onnx.ModelProto, channels: Channels, layer: Layer, moments: Moments, kept: npt.NDArray[np.bool_]
-) -> None:
+def fold_into_kept(model: onnx.ModelProto, layer: Layer, moments: Moments, kept: npt.NDArray[np.bool_]) -> None:
     """Changes the layer's weights in the graph that is not cut yet: those of lost channels become nothing, and the
     kept ones take over what a linear map can give of them."""
     weight = np.asarray(arrays_of(model)[layer.weight], np.float64)

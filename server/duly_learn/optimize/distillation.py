@@ -21,7 +21,7 @@ from duly_learn.optimize.vector_student import ROWS_MAX, NoVector, vector_studen
 
 STEPS_MAX = 2000
 SECONDS_MAX = 600.0
-"""Training ends after so many steps, or so many seconds, whichever is first."""
+"""Training has so many steps, or as many as fit into so many seconds."""
 _PRUNED_BATCH, _PRUNED_RATE = 4, 5e-4
 _FACTORISED_BATCH, _FACTORISED_RATE = 8, 1e-4
 """Frames a step, and the rate of training. Thinner layers are fitted well to begin with, and larger steps spoil that
@@ -76,7 +76,11 @@ class Distillation:
         was, now = trained.unseen
         notes = [*student.notes, f"Its loss on frames kept from training fell from {was:.3g} to {now:.3g}."]
         if trained.steps < self.steps:
-            notes.append(f"Training was ended after {self.seconds:g} s; more time would do better.")
+            notes.append(
+                f"Training was cut to {trained.steps} of {self.steps} steps, as it may take {self.seconds:g} s: how "
+                "many depends on the machine, and so do the weights, whatever the seed. More time (--train-seconds) "
+                "would do better."
+            )
         if trained.cut_short:
             notes.append("What training keeps of all frames would have been too large: the last ones were left out.")
         return Candidate("model.onnx", said, notes)

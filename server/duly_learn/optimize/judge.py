@@ -1,28 +1,28 @@
 """Judges a candidate beside the original: on frames that neither it nor its calibration has seen, both in workers as
 they serve.
-
-The end of the agreement's confidence interval that is worse is what must be within the tolerance, not its mean: of 20
-frames that all agree, one knows little. What differs by rounding alone is within it whatever the number of frames. And
-a candidate must be faster, at every batch size: a less accurate variant that is no faster is of no use.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from statistics import median
 
 import numpy as np
 
-from duly.agreement.interval import frames_needed, interval
+from duly.agreement.alike import frames_alike
+from duly.agreement.interval import interval
 from duly.agreement.measures import Outputs
 from duly.energy.meter import Meter
 from duly.models.spec import Signature, Variant
 from duly.models.version_settings import with_settings
 from duly_learn.frames.frame import LearnFrame
+from duly_learn.frames.split import in_order, neighbours
 from duly_learn.graphs.describe import size_bytes
 from duly_learn.optimize.judged import Frame, Judged
+from duly_learn.optimize.rule import Rule, refusals
 from duly_learn.optimize.step import Candidate, OptimizeSource
-from duly_learn.optimize.timing import Compared, compare
+from duly_learn.optimize.timing import compare
 from duly_learn.running.model import FrameRefused, NotRunning, Refusal, RunningModel, running
 
 ROUNDING_RELATIVE, ROUNDING_ABSOLUTE = 1e-3, 1e-4
@@ -44,8 +44,7 @@ class Bench:
     held_out: Sequence[LearnFrame]
     expected: Sequence[Outputs]
     """What the original gave for them."""
-    by_mean: bool
-    """Whether the mean agreement is what must be within the tolerance, and not the lower end of its interval."""
+    rule: Rule
 
 
 def judge(bench: Bench, judged: Judged, candidate: Candidate, told: Callable[[str], None]) -> None:
@@ -68,7 +67,7 @@ def judge(bench: Bench, judged: Judged, candidate: Candidate, told: Callable[[st
     except (NotRunning, FrameRefused) as error:
         judged.refusals.append(f"its worker does not run it: {error}")
         return
-    judged.refusals += refusals(judged, bench.source.tolerance, bench.by_mean)
+    judged.refusals += refusals(judged, bench.rule)
 
 
 def joules_of(model: RunningModel, frames: Sequence[LearnFrame]) -> tuple[float | None, str]:
@@ -88,19 +87,29 @@ def joules_of(model: RunningModel, frames: Sequence[LearnFrame]) -> tuple[float 
 def _agree(bench: Bench, judged: Judged, model: RunningModel) -> None:
     outcomes = model.outcomes(bench.held_out)
     frames: list[Frame] = []
+    margins: list[float] = []
     same = True
     for index, (expected, outcome) in enumerate(zip(bench.expected, outcomes, strict=True)):
         if isinstance(outcome, Refusal):
             frames.append(Frame(index, 0.0, str(outcome)))
+            margins.append(-inf)
             same = False
         else:
             frames.append(Frame(index, bench.source.measure.of(expected, outcome)))
+            margins.append(bench.source.measure.margin(expected, outcome))
             same = same and _differ_by_rounding(expected, outcome)
     judged.frames = frames
     worst = sorted(range(len(frames)), key=lambda index: frames[index].score)[:WORST_MAX]
     judged.worst = [(frames[index], _outputs(outcomes[index])) for index in worst if frames[index].score < 1]
-    judged.agreement = interval([frame.score for frame in frames])
+    alike = _alike(bench.held_out, margins)
+    judged.agreement = interval([frame.score for frame in frames], bench.rule.confidence, alike)
     judged.same = same
+
+
+def _alike(frames: Sequence[LearnFrame], margins: Sequence[float]) -> float:
+    """How many frames count as one: as margins tell, or, where they do not, as many as are neighbours."""
+    found = frames_alike([margins[index] for index in in_order(frames)])
+    return found or len(frames) / len(set(neighbours(frames)))
 
 
 def _outputs(outcome: Outputs | Refusal) -> Outputs | None:
@@ -118,31 +127,3 @@ def _differ_by_rounding(expected: Outputs, got: Outputs) -> bool:
         elif not np.array_equal(wanted, given):
             return False
     return True
-
-
-def refusals(judged: Judged, tolerance: float, by_mean: bool) -> list[str]:
-    """Returns why a candidate that was measured is not kept, each reason with its figure; nothing: it is kept."""
-    agreement, found = judged.agreement, []
-    least = 1 - tolerance
-    if agreement is not None and not judged.same:
-        if agreement.mean < least:
-            found.append(f"its agreement is {agreement}, and {least:.4g} is asked for (tolerance {tolerance:g})")
-        elif not by_mean and agreement.low < least:
-            needed = frames_needed(least) if tolerance else 0
-            more = f"{needed} frames that all agree would do" if needed > agreement.count else "more frames may do"
-            found.append(
-                f"its agreement may be as low as {agreement.low:.4f}: {agreement}, and {least:.4g} is asked for "
-                f"(tolerance {tolerance:g}); {more}, or take the mean (--judge mean)"
-            )
-    slow = {size: times for size, times in judged.times.items() if times.ratio_low <= 1}
-    if slow:
-        size, times = next(iter(slow.items()))
-        found.append(
-            f"it is not faster: {times.ratio:.2f} times as fast in batches of {size}, "
-            f"{times.ratio_low:.2f} in a quarter of the rounds; {_both(times)}"
-        )
-    return found
-
-
-def _both(times: Compared) -> str:
-    return f"{times.spread_ms(times.candidate_ns)}, the original {times.spread_ms(times.original_ns)}"

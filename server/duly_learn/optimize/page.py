@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 
 from duly_learn.optimize.judged import Judged
+from duly_learn.optimize.rule import RISK
 from duly_learn.optimize.run import Found
 from duly_learn.report.frames import drawn, said, series
 from duly_learn.report.page import Cell, Figure, Json, Pair, Section, Table, Verdict, layout, render
@@ -31,12 +32,14 @@ def report(found: Found) -> str:
 
 def _facts(found: Found) -> list[tuple[str, str]]:
     asked = found.asked
-    compared = "the mean" if asked.by_mean else "the lower end of the 95 % interval"
+    compared = "the mean" if asked.by_mean else "the lower end of the interval"
     return [
         ("model", asked.version.key),
         ("answers compared by", found.measure.name),
         ("tolerance", f"{asked.tolerance:g}, for {compared}"),
-        ("frames to fit to", str(found.calibration)),
+        ("intervals", f"the lower ends of all {found.rule.candidates} candidates hold at once with {1 - RISK:.0%}"),
+        *([("lost before", f"{found.rule.lost:.4g}")] if found.rule.lost else []),
+        ("frames to fit to", str(found.rule.fitted)),
         ("frames held out", str(len(found.held_out))),
         ("from", ", ".join(path.name for path in asked.places)),
         ("seed", str(asked.seed)),
@@ -78,7 +81,7 @@ def _accuracy_and_latency(found: Found) -> Section:
     shape["shapes"] = [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": least, "y1": least, "line": line}]
     about = (
         "The further left, the faster; the higher, the more alike the original's answers. Bars reach to the ends of "
-        "the 95 % confidence interval of the agreement, and from the fastest to the slowest round. What lies below the "
+        "the confidence interval of the agreement, and from the fastest to the slowest round. What lies below the "
         "dashed line is beyond the tolerance. "
     )
     about += (
@@ -135,7 +138,7 @@ def _line(each: Judged, times_ns: Mapping[int, Sequence[float]], sizes: Sequence
 def _table(found: Found) -> Section:
     everybody = (found.original, *found.candidates)
     sizes = sorted({size for each in everybody for size in each.warm_ns})
-    columns = ["variant", "", "agreement", "95 % interval", "size"]
+    columns = ["variant", "", "agreement", "interval", "size"]
     for size in sizes:
         columns += [f"batches of {size}", "times as fast", "warm-up"]
     columns.append("energy of a frame")

@@ -227,7 +227,7 @@ def _smaller(
         if layer.name in moments:
             kept = ~np.isin(moments[layer.name].classes, np.fromiter(removed, np.int64))
             if not kept.all() and kept.any():
-                fold_into_kept(folded, channels, layer, moments[layer.name], kept)
+                fold_into_kept(folded, layer, moments[layer.name], kept)
     return cut(folded, channels, removed)
 
 

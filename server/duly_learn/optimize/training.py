@@ -1,9 +1,10 @@
-"""Trains a graph to give its teacher's answers: seeded, and bounded in steps and in time.
+"""Trains a graph to give its teacher's answers: seeded, and bounded in steps. Where the time is not enough for them, it
+decides once how many it is enough for, and says so: then another machine gives other weights for the same seed.
 
 The nodes before the first one that is trained are run once for each frame by ONNX Runtime, and what they give is kept;
 so a long frozen front costs nothing while the rest is trained by jax (optimize/interpreter). The optimiser is Adam
-(Kingma and Ba 2015) with a rate that falls along a cosine, over as many steps as the time is enough for. What is judged
-and given back is the running average of the weights (Polyak and Juditsky 1992), which the last batches sway less.
+(Kingma and Ba 2015) with a rate that falls along a cosine over all steps. What is judged and given back is the running
+average of the weights (Polyak and Juditsky 1992), which the last batches sway less.
 """
 
 import time
@@ -27,6 +28,11 @@ KEPT_BYTES_MAX = 1 << 30
 """What is kept of all frames has at most so many bytes; where they have more, fewer frames are trained on."""
 _LOSSES_EVERY = 10
 """Every so many steps the loss is looked at, which is also when a NaN is found and the time is checked."""
+_TIMED = 30
+"""After so many steps it is decided whether the time is enough, by those since the first _LOSSES_EVERY, which are
+compiled and slow."""
+_HASTE = 0.9
+"""Of the time that is left then, this share is planned for, as machines have other work, too."""
 _WARM_SHARE = 0.05
 """The rate rises over this share of the steps."""
 _UNSEEN_EACH = 8
@@ -125,7 +131,7 @@ def train(
     losses: list[float] = []
     since: list[jax.Array] = []
     order: list[int] = []
-    begin, done, total = clock(), 0, bounds.steps
+    begin, compiled, done, total = clock(), 0.0, 0, bounds.steps
     while done < total:
         if len(order) < batch:
             order = random.permutation(seen).tolist()
@@ -149,9 +155,15 @@ def train(
                     f"the loss is {losses[-1]} at step {done} of {bounds.steps}: the frames or the teacher's answers "
                     f"hold what is no number, or the rate of {bounds.rate:g} is too high"
                 )
-            # The first steps are compiled and slow: what is left of the time is for as many steps as there will be.
             spent = clock() - begin
-            total = min(total, done + int(done * max(0.0, bounds.seconds - spent) / max(spent, 1e-9)))
+            if done == _LOSSES_EVERY:
+                compiled = spent
+            elif done == _TIMED:
+                a_step = (spent - compiled) / (_TIMED - _LOSSES_EVERY)
+                if spent + a_step * (total - done) > bounds.seconds:
+                    total = done + max(0, int(_HASTE * (bounds.seconds - spent) / max(a_step, 1e-9)))
+            if spent >= bounds.seconds:
+                total = done
             if done >= next_look or done >= total:
                 next_look = done + total // _LOOKS
                 now = judged(average)

@@ -64,7 +64,7 @@ def vector_student(source: OptimizeSource, examples: Sequence[tuple[Row, Row]]) 
         Refused: there are too few frames, or they hold what is no number.
     """
     model = source.load()
-    name, x = _vectors(model, examples)
+    name, x = _vectors(examples)
     answers = _answers([given for _, given in examples])
     if len(x) < 10:
         raise Refused(f"{len(x)} frames are too few to fit a student to and to compare kinds of students by; give 10")
@@ -89,7 +89,7 @@ def vector_student(source: OptimizeSource, examples: Sequence[tuple[Row, Row]]) 
     return _graph(model, name, x.shape[1], student, answers), said
 
 
-def _vectors(model: onnx.ModelProto, examples: Sequence[tuple[Row, Row]]) -> tuple[str, Array]:
+def _vectors(examples: Sequence[tuple[Row, Row]]) -> tuple[str, Array]:
     """Returns the name of the input and its rows [frames, width]."""
     if not examples:
         raise Refused("there are no frames to fit a student to")

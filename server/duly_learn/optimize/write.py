@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from duly_learn.errors import LearnError
 from duly_learn.graphs.describe import external_files
 from duly_learn.running.model import LOAD_SECONDS_MAX
 
+_PARTIAL = re.compile(r"\.[0-9]+\.[0-9]+\.partial")
 MADE_FILE = "optimize.json"
 """What a version was made of and how, beside its graphs."""
 
@@ -55,7 +57,7 @@ class NewVariant:
 @contextmanager
 def alone(model_folder: Path) -> Iterator[None]:
     """Keeps others from optimising the same model meanwhile, in this process or another, until the block ends; also
-    where this process dies. Raises Taken.
+    where this process dies. Raises Taken. What one that was killed has left of a version is removed.
     """
     descriptor = os.open(model_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -63,6 +65,9 @@ def alone(model_folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Taken(f"{model_folder.name} is being optimised already; wait until that is done") from None
+        for path in model_folder.iterdir():
+            if _PARTIAL.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
         yield
     finally:
         os.close(descriptor)
@@ -138,6 +143,7 @@ def write_version(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    _to_disk(home)
     return final
 
 

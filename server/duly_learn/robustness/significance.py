@@ -2,9 +2,9 @@
 
 Both have seen the same frames, so that their scores are compared frame by frame. Of scores that are 0 or 1 the test is
 McNemar's, exact (McNemar, Psychometrika 12, 1947), and the interval that of Bonett and Price (J. Educ. Behav. Stat. 37,
-2012); of others the test flips signs of differences (Fisher's permutation test), and the interval is Student's. Many
-conditions are tested at once: Holm's rule (Scand. J. Stat. 6, 1979) holds the chance that any of them is called
-different by mistake.
+2012); of others the test flips signs of differences (Fisher's permutation test), and the interval is that of
+`duly.agreement.interval`, which holds for scores of any shape and is the wider for it. Many conditions are tested at
+once: Holm's rule (Scand. J. Stat. 6, 1979) holds the chance that any of them is called different by mistake.
 """
 
 from collections.abc import Sequence
