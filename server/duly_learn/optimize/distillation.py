@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 
 from duly_learn.optimize.examples import examples_of, feeds_of
-from duly_learn.optimize.factorise import FRAMES_MAX, CannotFactorise, factorise
+from duly_learn.optimize.factorise import FRAMES_MAX, factorise
 from duly_learn.optimize.pruning import SECONDS_MAX as FACTORISING_SECONDS_MAX
 from duly_learn.optimize.pruning import SHARE, notes_of, pruned_of, said_of, until
 from duly_learn.optimize.step import Candidate, OptimizeSource, Refused
@@ -106,10 +106,8 @@ def _factorised(source: OptimizeSource, share: float) -> _Student | None:
         made = factorise(
             source.load(), feeds_of(source, FRAMES_MAX), share, source.seed, until(FACTORISING_SECONDS_MAX)
         )
-    except CannotFactorise:
+    except ValueError:  # nothing can be split, or ONNX Runtime cannot run a part of the graph
         return None
-    except ValueError as error:  # ONNX Runtime cannot run a part of it
-        raise Refused(f"the graph of thinner layers does not run: {error}") from error
     layers = ", ".join(f"{name} through {a} and {b} numbers" for name, (a, b) in list(made.ranks.items())[:8])
     before, after = made.work
     said = f"convolutions split in three ({layers}), which leaves {after / before:.0%} of the multiplications"
