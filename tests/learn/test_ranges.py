@@ -4,7 +4,15 @@ import numpy as np
 import onnx
 import pytest
 
-from duly_learn.optimize.ranges import BINS, Histogram, histograms, noise_db, slopes
+from duly_learn.optimize.ranges import (
+    BINS,
+    LEVELS,
+    Histogram,
+    histograms,
+    noise_db,
+    slopes,
+    with_steps_of_rectifiers,
+)
 from tests import graphs
 
 
@@ -61,6 +69,34 @@ def test_rectifiers_are_found_where_nothing_else_reads() -> None:
     ]
     model = graphs.model(nodes, [graphs.value("x", ["N", 4])], [graphs.value("y", ["N", 4])])
     assert slopes(model) == {"a": pytest.approx(0.2), "b": 0.0}
+
+
+def _rounded(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """What 8 bits between the ends make of numbers."""
+    step = (high - low) / LEVELS
+    zero = round(-low / step)
+    return (np.clip(np.round(values / step) + zero, 0, LEVELS) - zero) * step
+
+
+def test_a_leaky_rectifier_rounds_no_number_above_zero_a_second_time() -> None:
+    nodes = [onnx.helper.make_node("LeakyRelu", ["x"], ["y"], alpha=0.1)]
+    model = graphs.model(nodes, [graphs.value("x", ["N", 4])], [graphs.value("y", ["N", 4])])
+    ranges = with_steps_of_rectifiers(model, {"x": (-32.0, 19.0), "y": (-5.0, 19.0), "z": (0.0, 1.0)})
+    assert (ranges["x"], ranges["z"]) == ((-32.0, 19.0), (0.0, 1.0))
+    values = _rounded(np.linspace(-32, 19, 10_000), *ranges["x"])
+    given = np.where(values >= 0, values, 0.1 * values)
+    rounded = _rounded(given, *ranges["y"])
+    np.testing.assert_allclose(rounded[values >= 0], values[values >= 0], atol=1e-5)
+    step = 51.0 / LEVELS
+    assert np.abs(rounded - given).max() <= 0.5001 * step, "nothing is cut off at either end"
+
+
+def test_a_rectifier_that_is_not_alone_has_steps_of_its_own() -> None:
+    make = onnx.helper.make_node
+    nodes = [make("LeakyRelu", ["x"], ["a"], alpha=0.1), make("Add", ["x", "a"], ["y"])]
+    model = graphs.model(nodes, [graphs.value("x", ["N", 4])], [graphs.value("y", ["N", 4])])
+    ranges = {"x": (-32.0, 19.0), "a": (-5.0, 19.0)}
+    assert with_steps_of_rectifiers(model, ranges) == ranges
 
 
 def test_zeros_alone_have_no_range() -> None:

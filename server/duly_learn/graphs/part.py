@@ -43,6 +43,34 @@ def nodes_before(model: onnx.ModelProto, tensors: Collection[str]) -> set[int]:
     return found
 
 
+def part_behind(model: onnx.ModelProto, first: str) -> tuple[list[str], onnx.ModelProto]:
+    """Returns the tensors that nodes read of those before them, and the graph that takes these as inputs: the node that
+    gives the tensor `first`, and all that follows from it.
+
+    What an output of the graph needs of the nodes before is among the tensors, so that all outputs are still given.
+    """
+    graph = model.graph
+    given: set[str] = set()
+    kept = []
+    for node in graph.node:
+        if first in node.output or given.intersection(node.input):
+            kept.append(node)
+            given.update(node.output)
+    constants = {each.name for each in graph.initializer}
+    outputs = {each.name for each in graph.output}
+    tensors = sorted(({*_read(kept)} | outputs) - given - constants - {""})
+    behind = onnx.ModelProto()
+    behind.CopyFrom(model)
+    del behind.graph.node[:], behind.graph.input[:], behind.graph.value_info[:]
+    behind.graph.node.extend(kept)
+    # The type of the elements must be stated; inner tensors of other types are not among what is cut at.
+    known = {each.name: each for each in graph.input}
+    behind.graph.input.extend(
+        known.get(name) or onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in tensors
+    )
+    return tensors, behind
+
+
 def _read(nodes: Sequence[onnx.NodeProto]) -> Iterator[str]:
     for node in nodes:
         yield from node.input

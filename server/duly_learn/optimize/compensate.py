@@ -103,6 +103,7 @@ def reconstruct(
     frames: Sequence[Feeds],
     seed: int,
     check: Callable[[], None],
+    samples_per_feature: int = SAMPLES_PER_FEATURE,
 ) -> Fit | None:
     """Solves for the layer's weights in the cut graph `model`, in place; None: it is too large for that.
 
@@ -112,6 +113,7 @@ def reconstruct(
         outputs: which of the original's outputs are left.
         frames: at least one.
         check: called between frames; what it raises ends the work.
+        samples_per_feature: so many times more places than unknowns are looked at, where the frames have them.
     """
     arrays = arrays_of(model)
     node = model.graph.node[layer.node]
@@ -122,7 +124,7 @@ def reconstruct(
         return None
     part = Part(model, [layer.tensor])
     random = np.random.default_rng(seed)
-    each_frame = -(-features * SAMPLES_PER_FEATURE // len(frames))
+    each_frame = -(-features * samples_per_feature // len(frames))
     free_bias = has_bias(model, layer)
     bias = bias_of(model, layer).astype(np.float32)
     gram = np.zeros((features, features), np.float64)

@@ -16,6 +16,7 @@ from duly_learn.graphs.work import work_of, work_of_pairs
 from duly_learn.optimize.activations import Moments, moments_of
 from duly_learn.optimize.choice import FIXED, Curve, Dense, Reader, curve_by_magnitude, curve_by_sensitivity, share_out
 from duly_learn.optimize.compensate import Fit, fold_into_kept, reconstruct
+from duly_learn.optimize.distance import distance
 
 Method = Literal["sensitivity", "magnitude"]
 
@@ -204,19 +205,9 @@ def _weights(
             continue
         removed = _removed(channels, {place: curve}, {place: half})
         part = Part(_smaller(model, channels, removed, moments), outputs)
-        error = np.mean([_distance(answer, part.run(feeds)) for answer, feeds in zip(answers, frames, strict=True)])
+        error = np.mean([distance(answer, part.run(feeds)) for answer, feeds in zip(answers, frames, strict=True)])
         found[place] = max(float(error), 1e-12) / max(float(curve.losses[half]), 1e-12)
     return found
-
-
-def _distance(expected: Mapping[str, Array], got: Mapping[str, Array]) -> float:
-    """The squared distance of two answers as a share of the variance of the first."""
-    total = 0.0
-    for name, value in expected.items():
-        if value.dtype.kind == "f":
-            wanted, given = np.asarray(value, np.float64), np.asarray(got[name], np.float64)
-            total += float(np.mean((wanted - given) ** 2) / max(float(np.var(wanted)), 1e-12))
-    return total
 
 
 def _removed(channels: Channels, curves: Mapping[int, Curve], kept: Mapping[int, int]) -> set[int]:

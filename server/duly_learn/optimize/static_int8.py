@@ -4,9 +4,8 @@ Ranges that the graph finds anew in each run (dynamic quantisation) are for matr
 has outliers in single channels of single frames, and depthwise models lose all that they know.
 
 Whether the widest ranges or those of the least error are best differs from graph to graph: those with less noise in the
-graph's outputs are taken. Where answers then agree less than the tolerance asks for, the layers that hold the finest
-detail are left as they are, a few at a time: the first ones, and the last. All of it is judged by frames that are not
-held out.
+graph's outputs are taken. Where answers then agree less than the tolerance asks for, a few layers are left as they are
+(optimize/left). All of it is judged by frames that are not held out.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +19,17 @@ import onnx
 
 from duly.models.spec import Variant
 from duly_learn.graphs.describe import CONVOLUTIONS, PRODUCTS, QUANTISED, operators
+from duly_learn.optimize.left import nodes_left, tries
 from duly_learn.optimize.quantising import adds_products_of_8_bits, check_not_quantised, prepared, quiet
-from duly_learn.optimize.ranges import Array, Range, histograms, noise_db, open_graph, slopes
+from duly_learn.optimize.ranges import (
+    Array,
+    Range,
+    histograms,
+    noise_db,
+    open_graph,
+    slopes,
+    with_steps_of_rectifiers,
+)
 from duly_learn.optimize.step import Candidate, OptimizeSource, Refused
 from duly_learn.running.model import NotRunning, Refusal, running
 
@@ -31,8 +39,6 @@ NOISE_FRAMES_MAX = 16
 """The noise is measured on so many of them."""
 TRIED_FRAMES_MAX = 100
 """The agreement with so many of them is looked at, where layers may be left as they are."""
-LEFT_FIRST_MAX = 3
-"""So many of the first layers are left as they are, at most, and the last one."""
 OPERATORS_NAMED_MAX = 6
 """A refusal names so many operators of the graph."""
 
@@ -74,6 +80,7 @@ def _make(source: OptimizeSource, graph: Path, target: Path, narrow: bool) -> tu
         "ranges of the least error": {name: each.best_range(leaky.get(name, 1.0)) for name, each in seen.items()},
         "the widest ranges": {name: (each.low, each.high) for name, each in seen.items()},
     }
+    ways = {way: with_steps_of_rectifiers(model, ranges) for way, ranges in ways.items()}
     feeds = list(_feeds(source, NOISE_FRAMES_MAX))
     expected = _outputs(model, feeds, source.threads)
     noises: dict[str, float] = {}
@@ -85,7 +92,7 @@ def _make(source: OptimizeSource, graph: Path, target: Path, narrow: bool) -> tu
     best = max(ways, key=lambda name: noises[name])
     notes = [f"The noise in the graph's outputs lies {noises[best]:.1f} dB below them."]
     layers = [node.name for node in model.graph.node if node.op_type in CONVOLUTIONS | PRODUCTS]
-    left, agreement = _left_as_they_are(source, graph, target, ways[best], layers, narrow)
+    left, agreement = _left_as_they_are(source, graph, target, ways[best], model, narrow)
     if left:
         notes.append(
             f"{len(left)} of {len(layers)} layers are left as they were ({', '.join(left)}): with the others alone, "
@@ -95,25 +102,26 @@ def _make(source: OptimizeSource, graph: Path, target: Path, narrow: bool) -> tu
 
 
 def _left_as_they_are(
-    source: OptimizeSource, graph: Path, target: Path, ranges: Mapping[str, Range], layers: Sequence[str], narrow: bool
+    source: OptimizeSource,
+    graph: Path,
+    target: Path,
+    ranges: Mapping[str, Range],
+    model: onnx.ModelProto,
+    narrow: bool,
 ) -> tuple[list[str], float]:
     """Leaves the graph with the fewest layers as they were that is within the tolerance, or else the one that agrees
     most, in `target`. Returns these layers, and the agreement.
     """
-    choices: list[list[str]] = [[]]
-    for first in range(1, LEFT_FIRST_MAX + 1):
-        if 2 * (first + 1) <= len(layers):
-            choices += [[*layers[:first]], [*layers[:first], layers[-1]]]
     best: list[str] = []
     most = -1.0
-    for left in choices:
-        _quantise(graph, target, ranges, left, narrow)
+    for left in tries(model):
+        _quantise(graph, target, ranges, nodes_left(model, left), narrow)
         agreement = _agreement(source, target)
         if agreement > most:
             best, most = left, agreement
         if agreement >= 1 - source.tolerance:
             break
-    _quantise(graph, target, ranges, best, narrow)
+    _quantise(graph, target, ranges, nodes_left(model, best), narrow)
     return best, most
 
 

@@ -3,7 +3,8 @@ decides once how many it is enough for, and says so: then another machine gives 
 
 The nodes before the first one that is trained are run once for each frame by ONNX Runtime, and what they give is kept;
 so a long frozen front costs nothing while the rest is trained by jax (optimize/interpreter). The optimiser is Adam
-(Kingma and Ba 2015) with a rate that falls along a cosine over all steps.
+(Kingma and Ba 2015) with a rate that falls along a cosine over all steps. What is judged and given back is the running
+average of the weights (Polyak and Juditsky 1992), which the last batches sway less.
 """
 
 import time
@@ -37,6 +38,8 @@ _WARM_SHARE = 0.05
 _UNSEEN_EACH = 8
 """Every eighth frame is not trained on: the weights that are best on these are kept."""
 _UNSEEN_MAX = 64
+_AVERAGED = 0.99
+"""The share of the running average that a step leaves; less at the beginning, so that it soon forgets the start."""
 _LOOKS = 10
 """So often in all the weights are tried on frames that were not trained on."""
 
@@ -101,11 +104,9 @@ def train(
     count = len(next(iter(answers.values()), ()))
     if not count:
         raise TrainingFailed("there are no frames to train on")
-    wanted = {name: jnp.asarray(value) for name, value in answers.items()}
     weights = {name: jnp.asarray(interpreter.weights[name]) for name in names}
     fixed = {name: jnp.asarray(value) for name, value in interpreter.weights.items() if name not in weights}
     step, loss_on = _step(interpreter, fixed, loss, bounds)
-    inputs = {name: jnp.asarray(value) for name, value in kept.items()}
     unseen = np.arange(count)[_UNSEEN_EACH - 1 :: _UNSEEN_EACH][:_UNSEEN_MAX]
     seen = np.setdiff1d(np.arange(count), unseen)
     judges = unseen if len(unseen) else seen
@@ -116,7 +117,7 @@ def train(
     def judged(weights: Values) -> float:
         parts = np.array_split(judges, -(-len(judges) // batch))
         each = [
-            float(loss_on(weights, {n: v[part] for n, v in inputs.items()}, {n: v[part] for n, v in wanted.items()}))
+            float(loss_on(weights, {n: v[part] for n, v in kept.items()}, {n: v[part] for n, v in answers.items()}))
             for part in parts
         ]
         return float(np.average(each, weights=[len(part) for part in parts]))
@@ -126,7 +127,7 @@ def train(
         raise TrainingFailed(
             f"the loss is {before} before the first step: the frames or the teacher's answers hold what is no number"
         )
-    best, best_weights, next_look = before, weights, bounds.steps // _LOOKS
+    best, best_weights, next_look, average = before, weights, bounds.steps // _LOOKS, weights
     losses: list[float] = []
     since: list[jax.Array] = []
     order: list[int] = []
@@ -135,11 +136,12 @@ def train(
         if len(order) < batch:
             order = random.permutation(seen).tolist()
         chosen, order = np.array(order[:batch]), order[batch:]
-        weights, slopes, value = step(
+        weights, slopes, average, value = step(
             weights,
             slopes,
-            {n: v[chosen] for n, v in inputs.items()},
-            {n: v[chosen] for n, v in wanted.items()},
+            average,
+            {n: v[chosen] for n, v in kept.items()},
+            {n: v[chosen] for n, v in answers.items()},
             done,
             total,
         )
@@ -164,9 +166,9 @@ def train(
                 total = done
             if done >= next_look or done >= total:
                 next_look = done + total // _LOOKS
-                now = judged(weights)
+                now = judged(average)
                 if now < best:
-                    best, best_weights = now, weights
+                    best, best_weights = now, average
     trained = onnx.ModelProto()
     trained.CopyFrom(model)
     for name, value in best_weights.items():
@@ -251,7 +253,13 @@ def _step(
 
     @jax.jit
     def step(
-        weights: Values, slopes: tuple[Values, Values], inputs: Values, wanted: Values, done: int, total: int
+        weights: Values,
+        slopes: tuple[Values, Values],
+        average: Values,
+        inputs: Values,
+        wanted: Values,
+        done: int,
+        total: int,
     ) -> Any:
         value, gradient = jax.value_and_grad(of_batch)(weights, inputs, wanted)
         time_ = done + 1.0
@@ -265,6 +273,8 @@ def _step(
             first,
             second,
         )
-        return changed, (first, second), value
+        old = jnp.minimum(_AVERAGED, time_ / (time_ + 10))
+        averaged = jax.tree.map(lambda a, w: old * a + (1 - old) * w, average, changed)
+        return changed, (first, second), averaged, value
 
     return step, jax.jit(of_batch)
