@@ -15,6 +15,7 @@ import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
 from duly.app import App
+from duly.metric_families import Families
 from duly_client import Client, Fusion, Outcome, Status, Stream
 from tests import graphs
 from tests.e2e.serving import serving
@@ -84,7 +85,7 @@ async def answers(client: Client, model: str, *frames: object) -> list[Outcome]:
 
 def counted(app: App, model: str) -> dict[str, int]:
     registry = CollectorRegistry()
-    registry.register(app.metrics)
+    registry.register(Families(app.metrics))
     flags = next(family for family in registry.collect() if family.name == "duly_guard_flags")
     return {each.labels["guard"]: int(each.value) for each in flags.samples if each.labels["model"] == model}
 

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from duly.app import App
 from duly.cli_models import models
+from duly.metric_families import Families
 from duly.runtime.catalogue import LoadedVersion
 from duly.runtime.repository_watch import RepositoryWatch
 from duly.runtime.running_trial import TrialReport
@@ -450,7 +451,7 @@ async def test_commands_show_and_steer_trials(tmp_path: Path) -> None:
         assert shadow.startswith("  shadow: 2")
         assert canary.startswith("  canary: ")
         registry = CollectorRegistry()
-        registry.register(served.app.metrics)
+        registry.register(Families(served.app.metrics))
         served.app.metrics.set_gauges(served.app._gauges)
         assert b'duly_trial_stage{model="m/2",stage="CANARY"} 1.0' in generate_latest(registry)
         code, output = await command("veto", "m", "2", "--reason", "not today")

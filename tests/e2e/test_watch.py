@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from structlog.testing import capture_logs
 
 from duly.app import App
+from duly.metric_families import Families
 from duly.runtime import repository_watch
 from duly.runtime.catalogue import LoadedVersion, ModelError, VersionState
 from duly.runtime.repository_watch import RepositoryWatch
@@ -81,7 +82,7 @@ async def test_versions_are_followed(server: App, root: Path, watch: RepositoryW
         assert failed is not None
         assert (failed.state, "not a whole ONNX file" in failed.error) == (VersionState.FAILED, True)
         registry = CollectorRegistry()
-        registry.register(server.metrics)
+        registry.register(Families(server.metrics))
         server.metrics.set_gauges(server._gauges)
         assert b'duly_version_state{model="m/3",state="FAILED"} 1.0' in generate_latest(registry)
         assert (await wire.ask(frame(2, [[5]]))).version == "2"

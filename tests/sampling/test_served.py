@@ -8,6 +8,7 @@ from prometheus_client import generate_latest
 from prometheus_client.registry import CollectorRegistry
 from structlog.testing import capture_logs
 
+from duly.metric_families import Families
 from duly.sampling.store import read
 from duly_client import Client, Feedback, FeedbackStatus
 from tests import graphs
@@ -27,7 +28,7 @@ async def test_a_full_disk_is_named_and_harms_nobody(small_disk: tuple[Path, Mou
         ):
             registry = CollectorRegistry()
             app.metrics.set_gauges(app._gauges)
-            registry.register(app.metrics)
+            registry.register(Families(app.metrics))
             counts = app._sampling.counts
 
             async def ask() -> int:
