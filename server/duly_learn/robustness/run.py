@@ -15,6 +15,7 @@ from duly.agreement.measures import Measure, Outputs
 from duly.models.spec import Signature
 from duly_learn.errors import LearnError
 from duly_learn.frames.frame import LearnFrame
+from duly_learn.frames.runs import judging
 from duly_learn.robustness.attack import Effort, attack_row
 from duly_learn.robustness.bench import Bench, Deadline
 from duly_learn.robustness.corrupt import corruption_row, harmed
@@ -74,7 +75,7 @@ class Material:
 
     plain: Plain
     labels: Sequence[Any] | None
-    """One for each frame; None: nobody has said what is right."""
+    """One for each frame, those that warm up as well; None: nobody has said what is right."""
     notes: tuple[str, ...]
 
 
@@ -82,38 +83,43 @@ def material_of(
     model: RunningModel, frames: Sequence[LearnFrame], labels: Sequence[Any] | None, plan: Plan
 ) -> Material:
     """Chooses the frames that there is time for, and decodes them. `labels`: one for each frame; None: those that the
-    frames carry, if all do. Raises LearnError.
+    frames carry, if all do that are judged. Raises LearnError.
     """
     notes: list[str] = []
-    if labels is None and any(frame.label is not None for frame in frames):
-        carrying = [frame.label for frame in frames if frame.label is not None]
-        if len(carrying) == len(frames):
-            labels = carrying
-        else:
-            notes.append(f"{len(carrying)} of {len(frames)} frames carry a label: labels are left out of account")
+    if not (there := judging(frames)):
+        raise LearnError(
+            f"all of the {len(frames)} frames come before the model's state is known, and none is left to judge; take "
+            "more (--frames-max)"
+        )
+    carrying = sum(frame.label is not None for frame in frames if not frame.warms_up)
+    if labels is None and carrying == there:
+        labels = [frame.label for frame in frames]
+    elif labels is None and carrying:
+        notes.append(f"{carrying} of {there} frames carry a label: labels are left out of account")
     chosen = _at_best(model, frames, plan)
     chosen = _taken(model, frames, chosen, notes)
     found = plain([frames[index] for index in chosen], model.signature, plan.inputs, plan.kinds)
     fit = _fit(found, model, plan)
     found = replace(found, frames=tuple(found.frames[place] for place in fit))
     chosen = [chosen[place] for place in fit]
-    if len(chosen) < len(frames):
+    if (judged := len(found.judged)) < there:
         why = f"more do not fit into {plan.seconds:g} s a version, or are refused"
-        notes.append(f"{len(chosen)} of {len(frames)} frames are tested: {why}")
+        notes.append(f"{judged} of {there} frames are tested: {why}")
+    if warm_up := len(found.frames) - judged:
+        notes.append(f"{warm_up} frames more are run before them so that the model's state is known, and not judged")
     return Material(found, None if labels is None else [labels[index] for index in chosen], (*notes, *found.notes))
 
 
 def _fit(found: Plain, model: RunningModel, plan: Plan) -> Sequence[int]:
     """Returns the places of the frames that there is time for, by how long a few of them take with each corruption."""
-    few = _spread(len(found.frames), PROBED, model.signature.stateful)
+    few = range(min(PROBED, len(found.frames))) if model.signature.stateful else _spread(found.frames, PROBED, False)
     began_ns = time.monotonic_ns()
     for name in plan.corruptions:
         if any(corruption_for(name, each.kind) for each in found.harmable):
             middle = SEVERITIES[len(SEVERITIES) // 2]
             model.outcomes([harmed(found, name, middle, index, plan.seed) for index in few], _batch(model))
     frame_s = len(SEVERITIES) * (time.monotonic_ns() - began_ns) / 1e9 / len(few)
-    fit = max(FRAMES_MIN, int(_corruption_seconds(plan) / max(1e-9, frame_s)))
-    return _spread(len(found.frames), fit, model.signature.stateful)
+    return _in_time(found.frames, frame_s, plan, model.signature.stateful)
 
 
 def _corruption_seconds(plan: Plan) -> float:
@@ -124,11 +130,13 @@ def _taken(model: RunningModel, frames: Sequence[LearnFrame], chosen: Sequence[i
     """Returns the places of the frames that the model takes as they are. Raises LearnError where it takes none."""
     outcomes = model.outcomes([frames[index] for index in chosen], _batch(model))
     refused = [outcome for outcome in outcomes if isinstance(outcome, str)]
-    if len(refused) == len(chosen):
-        raise LearnError(f"{model.version.key}: refuses all of the {len(chosen)} frames: {refused[0]}")
+    taken = [index for index, outcome in zip(chosen, outcomes, strict=True) if not isinstance(outcome, str)]
+    if not judging([frames[index] for index in taken]):
+        there = judging([frames[index] for index in chosen])
+        raise LearnError(f"{model.version.key}: refuses all of the {there} frames: {refused[0]}")
     if refused:
         notes.append(f"{len(refused)} of {len(chosen)} frames are refused by the model as they are: {refused[0]}")
-    return [index for index, outcome in zip(chosen, outcomes, strict=True) if not isinstance(outcome, str)]
+    return taken
 
 
 def _at_best(model: RunningModel, frames: Sequence[LearnFrame], plan: Plan) -> Sequence[int]:
@@ -136,15 +144,27 @@ def _at_best(model: RunningModel, frames: Sequence[LearnFrame], plan: Plan) -> S
     size = _batch(model)
     frame_s = median(model.times_ns[size]) / size / 1e9
     conditions = 1 + len(SEVERITIES) * len(plan.corruptions)
-    fit = max(FRAMES_MIN, int(_corruption_seconds(plan) / max(1e-9, conditions * frame_s)))
-    return _spread(len(frames), fit, model.signature.stateful)
+    return _in_time(frames, conditions * frame_s, plan, model.signature.stateful)
 
 
-def _spread(frames: int, most: int, stateful: bool) -> Sequence[int]:
-    """Returns the places of at most so many frames, from the first to the last; of a model with state the first."""
-    if most >= frames:
-        return range(frames)
-    return range(most) if stateful else [int(place) for place in np.linspace(0, frames - 1, most).round()]
+def _in_time(frames: Sequence[LearnFrame], frame_s: float, plan: Plan, stateful: bool) -> Sequence[int]:
+    """Returns the places of the frames that there is time for, where one takes so long in all conditions together.
+    Those that warm up take as long, and are not counted.
+    """
+    judged_s = frame_s * len(frames) / judging(frames)
+    return _spread(frames, max(FRAMES_MIN, int(_corruption_seconds(plan) / max(1e-9, judged_s))), stateful)
+
+
+def _spread(frames: Sequence[LearnFrame], most: int, stateful: bool) -> Sequence[int]:
+    """Returns the places of at most so many frames that are judged, from the first to the last; of a model with state
+    the first, with all that come before them.
+    """
+    judged = [index for index, frame in enumerate(frames) if not frame.warms_up]
+    if most >= len(judged):
+        return range(len(frames))
+    if stateful:
+        return range(judged[most - 1] + 1)
+    return [int(place) for place in np.linspace(0, len(frames) - 1, most).round()]
 
 
 def _batch(model: RunningModel) -> int:
@@ -166,13 +186,13 @@ def tested(
     expected = clean
     if material.labels is not None:
         expected = [
-            expected_of(label, measure, answer, model.signature, index)
+            answer if frames[index].warms_up else expected_of(label, measure, answer, model.signature, index)
             for index, (label, answer) in enumerate(zip(material.labels, clean, strict=True))
         ]
     bench = Bench(model, material.plain, expected, clean, measure, _batch(model), plan.seed, teller.answered)
-    scores = tuple(bench.score(index, answer) for index, answer in enumerate(clean))
-    level = Level(CLEAN, None, scores, flagged=flagged)
-    notes = [f"{name}: {words}" for words in _says_nothing(measure, expected)]
+    judged = material.plain.judged
+    level = Level(CLEAN, None, tuple(bench.score(index, clean[index]) for index in judged), flagged=flagged)
+    notes = [f"{name}: {words}" for words in _says_nothing(measure, [expected[index] for index in judged])]
     rows: list[Row] = []
     kinds = ", ".join(sorted({each.kind for each in material.plain.harmable}))
     unfit: list[str] = []
@@ -202,7 +222,7 @@ def _attacks(bench: Bench, name: str, clean: Level, plan: Plan, teller: Teller) 
     for attack in plan.attacks:
         for target in harmable:
             epsilons = plan.epsilons or EPSILONS[target.kind]
-            places = _spread(len(bench.plain.frames), plan.attack_frames, bench.model.signature.stateful)
+            places = _spread(bench.plain.frames, plan.attack_frames, bench.model.signature.stateful)
             left = len(plan.attacks) * len(harmable) - len(rows)
             effort = Effort(attack, places, plan.queries, deadline.share(left))
             row_name = attack if len(harmable) == 1 else f"{attack} {target.name}"
@@ -280,18 +300,17 @@ def result_of(
     notes: Sequence[str],
 ) -> Result:
     """Puts together what was found of one version or of two."""
-    frames = material.plain.frames
     agreement = None
     if second is not None:
-        agreement = interval([measure.of(a, b) for a, b in zip(first[1], second[1], strict=True)])
+        agreement = interval([measure.of(first[1][index], second[1][index]) for index in material.plain.judged])
     return Result(
         tested=first[0],
         against=second[0] if second is not None else None,
         compared=compared(first[0], second[0], plan.seed) if second is not None else (),
         measure=measure.name,
         expected="labels" if material.labels is not None else "each version's own answers to the clean frames",
-        frames=len(frames),
-        streams=len({frame.stream for frame in frames}),
+        frames=len(material.plain.judged),
+        streams=len({frame.stream for frame in material.plain.frames}),
         seed=plan.seed,
         agreement=agreement,
         notes=tuple(dict.fromkeys((*material.notes, *notes))),
