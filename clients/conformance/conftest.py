@@ -36,7 +36,7 @@ EXAMPLES = {
     "java": [*JAVA, "duly.client.examples.StreamPicture"],
 }
 """The example of each language that streams a picture: TARGET, MODEL and FILE.jpg are added."""
-CANNOT = {"python": {"try_send"}, "cpp": {"feedback"}, "java": {"feedback"}}
+CANNOT = {"python": {"try_send"}}
 """What a client does not offer; cases that need it are skipped."""
 
 

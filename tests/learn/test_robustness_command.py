@@ -3,6 +3,7 @@ with what was asked for.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from click.testing import CliRunner, Result
 from onnx import helper
 
 from duly.cli_models import models
+from duly.sampling.files import write
+from duly.sampling.runs import State
+from duly.sampling.sample import Form, Labelled, Sample
+from duly_learn.frames.runs import WARM_UP_FRAMES
 from tests import graphs
 
 WIDTH, CLASSES, FRAMES = 12, 3, 60
@@ -156,6 +161,61 @@ def test_a_model_with_state_is_given_its_frames_in_order(root: Path) -> None:
     found = read(root)
     assert found["tested"]["clean"]["mean"] == 1
     assert row(found, "square")["levels"][0]["queries"] == 4 * 3
+
+
+def test_frames_before_the_state_is_known_are_run_and_not_judged(root: Path) -> None:
+    settings = (
+        '[[state]]\noutput = "kept_next"\ninput = "kept"\n[task]\noutput = "y"\nmeasure = "closeness"\n'
+        '[[guard]]\nkind = "RANGE"\ninput = "x"\nmin = -100.0\nmax = 100.0\n'
+    )
+    nodes = [
+        helper.make_node("Mul", ["kept", "half"], ["faded"]),
+        helper.make_node("Add", ["faded", "x"], ["kept_next"]),
+        helper.make_node("Identity", ["kept_next"], ["y"]),
+    ]
+    inputs = [graphs.value(name, ("N", WIDTH)) for name in ("x", "kept")]
+    outputs = [graphs.value(name, ("N", WIDTH)) for name in ("y", "kept_next")]
+    graph = graphs.model(nodes, inputs, outputs, {"half": np.float32([0.5])})
+    for version in (1, 2):
+        graphs.save(root, "fading", graph, settings, version=version)
+    keep_a_run(root.parent / "samples", first_judged=WARM_UP_FRAMES)
+    options = ["--corruption", "dropped", "--queries", 3, "--attack-frames", 2, "--out", root.parent / "out"]
+    told = run(root, "fading/1", "--against", "2", *options, frames="samples")
+    assert told.exit_code == 0, told.output
+    found = read(root)
+    assert (found["frames"], found["streams"], found["expected"]) == (3, 1, "labels")
+    assert f"{WARM_UP_FRAMES} frames more are run before them" in found["notes"][0]
+    for tested in (found["tested"], found["against"]):
+        clean = tested["clean"]
+        assert clean["scores"] == pytest.approx([1, 1, 1], abs=1e-4), "their state is as it was"
+        assert clean["flagged"] == 0, "what a guard has found before them"
+        dropped, square = tested["rows"]
+        assert all(len(level["scores"]) == 3 for level in dropped["levels"])
+        assert all(len(level["scores"]) == 2 for level in square["levels"])
+        assert 0 < square["levels"][0]["queries"] <= 2 * 3, "two frames are attacked"
+    assert found["agreement_of_both"]["mean"] == 1
+    words = f"all of the {WARM_UP_FRAMES} frames come before the model's state is known, and none is left to judge"
+    assert words in _flat(run(root, "fading/1", "--frames-max", WARM_UP_FRAMES, *options, frames="samples"))
+
+
+def keep_a_run(folder: Path, first_judged: int) -> None:
+    """Writes a run as a server keeps it, from the middle of a stream: its last three frames have labels, which are
+    right by the state that there was. The first frame is none that a guard lets pass.
+    """
+    chance, kept = np.random.default_rng(0), np.full(WIDTH, 1e4)
+    form = Form("fading", "1", {"input.x": "FP32", "output.y": "FP32"}, {"y": (WIDTH,)})
+    for nth in range(first_judged + 3):
+        x = np.full(WIDTH, 1e3) if nth == 0 else chance.normal(size=WIDTH)
+        kept = 0.5 * kept + x
+        arrays = {"input.x": x.astype(np.float32), "output.y": kept.astype(np.float32)}
+        sample = Sample(form, "default", "sensor-1", 101 + nth, 1 + nth, 0, "ON_TIME", "", arrays, {})
+        sample = replace(sample, state=State(1, 100 + nth))
+        if nth >= first_judged:
+            label = {"y": arrays["output.y"]}
+            sample = sample.with_labels(label, {"y": "FP32"}, Labelled(1000, "somebody"))
+        path = folder / f"fading/samples/g/{nth:06}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, [sample], segment=False)
 
 
 def test_labels_that_frames_carry_are_used(root: Path) -> None:

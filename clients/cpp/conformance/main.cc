@@ -235,6 +235,8 @@ public:
             try_send(command);
         } else if (action == "cancel") {
             stream_->cancel(numbers<std::uint64_t>(command, "ids"));
+        } else if (action == "feedback") {
+            feedback(command);
         } else if (action == "clock") {
             say_clock(stream_->clock());
         } else if (action == "finish") {
@@ -338,6 +340,35 @@ private:
             if (sent.status == duly::SendStatus::full) ++full;
         });
         say("tried", {{"ids", of(ids)}, {"full", of(full)}});
+    }
+
+    void feedback(const Struct& command) {
+        std::vector<duly::Feedback> labels;
+        for (const Value& value : found(command, "items")->list_value().values()) {
+            const Struct& item = value.struct_value();
+            duly::Feedback label;
+            label.frame_id = static_cast<std::uint64_t>(number(item, "id"));
+            label.stream_key = found(item, "key") != nullptr ? text(item, "key") : stream_->key_of(label.frame_id);
+            label.weight = number(item, "weight", 1);
+            label.source = text(item, "source");
+            if (found(item, "number") != nullptr) {
+                label.labels = {duly::class_number(static_cast<std::int64_t>(number(item, "number")))};
+            } else if (found(item, "name") != nullptr) {
+                label.labels = {duly::class_name(text(item, "name"))};
+            } else {
+                const std::vector<float> values = numbers<float>(item, "values");
+                const std::string data(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
+                label.labels = {{text(item, "output"), duly::DataType::fp32, {std::int64_t(values.size())}, data}};
+            }
+            labels.push_back(std::move(label));
+        }
+        duly::Error error;
+        std::vector<std::string> statuses, reasons;
+        for (const duly::FeedbackResult& result : client_->feedback(labels, &error)) {
+            statuses.push_back(duly::name_of(result.status));
+            reasons.push_back(result.reason);
+        }
+        say("labelled", {{"reason", of(error.reason)}, {"statuses", of(statuses)}, {"reasons", of(reasons)}});
     }
 
     static void clock_of(const Struct& command) {

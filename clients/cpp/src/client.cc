@@ -76,5 +76,8 @@ const char* name_of(Status value) {
 const char* name_of(AdviceKind value) {
     return name_in(v1::StreamAdvice::Kind_descriptor(), static_cast<int>(value), "KIND_");
 }
+const char* name_of(FeedbackStatus value) {
+    return name_in(v1::FeedbackStatus_descriptor(), static_cast<int>(value), "FEEDBACK_STATUS_");
+}
 
 }  // namespace duly

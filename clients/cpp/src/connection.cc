@@ -56,9 +56,7 @@ std::shared_ptr<Connection> Connection::begin(std::shared_ptr<Stream::Shared> sh
     std::shared_ptr<Connection> connection(new Connection(std::move(shared)));
     Client::Connections& client = *connection->shared_->client;
     connection->self_ = connection;
-    if (!client.settings.token.empty()) {
-        connection->context_.AddMetadata("authorization", "Bearer " + client.settings.token);
-    }
+    client.show_token(&connection->context_);
     client.stub->async()->Stream(&connection->context_, connection.get());
     connection->AddHold();  // writes begin in threads of the application's; until reading is over
     *connection->request_.mutable_open() = open_request(connection->shared_->terms);
@@ -220,6 +218,7 @@ void Connection::take_opened() {
     Agreed& agreed = shared_->agreed;
     agreed = Agreed{};
     agreed.stream_id = opened.stream_id();
+    agreed.stream_key = opened.stream_key();
     agreed.version = opened.version();
     for (const v1::TensorSpec& spec : opened.inputs()) agreed.inputs.push_back(spec_of(spec));
     for (const v1::TensorSpec& spec : opened.outputs()) agreed.outputs.push_back(spec_of(spec));

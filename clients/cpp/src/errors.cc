@@ -13,7 +13,7 @@ bool ends_with(const std::string& text, const std::string& ending) {
 
 bool Error::recoverable() const {
     for (const char* passing : {"MODEL_NOT_READY", "ADMISSION_REFUSED", "ADMISSION_BUSY", "STREAMS_EXHAUSTED",
-                                "CALLS_EXHAUSTED", "DRAINING", "DUMP_FAILED"}) {
+                                "CALLS_EXHAUSTED", "DRAINING", "DUMP_FAILED", "FEEDBACK_UNAVAILABLE"}) {
         if (reason == passing) return true;
     }
     if (!reason.empty()) return false;

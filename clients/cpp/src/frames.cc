@@ -54,6 +54,15 @@ void Frames::agreed(const Agreed& agreed) {
     credit_bytes_ = agreed.bytes_in_flight_max > 0 ? static_cast<std::size_t>(agreed.bytes_in_flight_max) : 0;
     unread_max_ = std::min(credit_, held_max / 2);
     in_order_ = agreed.ordering == Ordering::arrival;
+    if (keys_.size() >= keys_max) keys_.pop_back();
+    keys_.push_front(Key{next_id_, agreed.stream_key});
+}
+
+std::string Frames::key_of(std::uint64_t id) const {
+    for (const Key& key : keys_) {
+        if (id >= key.first_id) return key.text;
+    }
+    return "";
 }
 
 bool Frames::has_credit(std::size_t size) const {

@@ -17,8 +17,12 @@ class Frames {
 public:
     // Bound of unanswered and unread frames together; many times what is of use to a sensor.
     static constexpr std::size_t held_max = 4096;
+    // Of a stream that was opened again so often, earlier frames can be labelled no more by its keys.
+    static constexpr std::size_t keys_max = 64;
 
     void agreed(const Agreed& agreed);
+    // By what the label of a frame names the stream; empty: none.
+    std::string key_of(std::uint64_t id) const;
     bool has_room() const { return in_flight_.size() + kept_back_.size() + unread_.size() < held_max; }
     // Whether the server would take a frame of that size.
     bool has_credit(std::size_t size) const;
@@ -45,6 +49,10 @@ private:
         std::int64_t captured_ns;  // by the monotonic clock
         std::size_t size;
     };
+    struct Key {
+        std::uint64_t first_id;  // of the frames that it is for
+        std::string text;
+    };
     // Makes outcomes of frames kept back readable, as far as the order allows.
     void give_back();
 
@@ -58,6 +66,7 @@ private:
     bool in_order_ = false;
     std::deque<Outcome> kept_back_;  // with `arrival` they wait for the outcomes of earlier frames
     std::deque<Outcome> unread_;
+    std::deque<Key> keys_;  // the newest first
 };
 
 }  // namespace duly

@@ -20,6 +20,10 @@ struct Client::Connections {
     Error wrong;  // with the settings
     std::shared_ptr<grpc::Channel> channel;
     std::unique_ptr<v1::InferenceService::Stub> stub;
+
+    void show_token(grpc::ClientContext* context) const {
+        if (!settings.token.empty()) context->AddMetadata("authorization", "Bearer " + settings.token);
+    }
 };
 
 struct Stream::Shared {

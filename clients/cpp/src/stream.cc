@@ -192,6 +192,11 @@ Agreed Stream::agreed() const {
     return shared_->agreed;
 }
 
+std::string Stream::key_of(std::uint64_t id) const {
+    const Lock lock(shared_->lock);
+    return shared_->frames.key_of(id);
+}
+
 Error Stream::error() const {
     const Lock lock(shared_->lock);
     return shared_->error;

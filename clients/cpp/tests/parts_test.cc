@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "feedback.h"
 #include "frames.h"
 #include "wall_clock.h"
 
@@ -99,6 +100,65 @@ void credit_counts_frames_and_bytes_but_a_large_frame_may_go_alone() {
     CHECK(!frames.has_credit(1));
 }
 
+std::vector<int> sizes(std::size_t count, const std::vector<duly::Tensor>& labels) {
+    std::vector<duly::Feedback> items(count);
+    for (std::size_t nth = 0; nth < count; ++nth) {
+        items[nth].frame_id = nth;
+        items[nth].labels = labels;
+    }
+    std::vector<int> sizes;
+    std::uint64_t next = 0;
+    for (const auto& request : duly::feedback_requests(items)) {
+        sizes.push_back(request.items_size());
+        for (const auto& item : request.items()) CHECK(item.frame_id() == next++);
+    }
+    CHECK(next == count);
+    return sizes;
+}
+
+void many_labels_go_in_several_messages_in_their_order() {
+    const int most = duly::feedback_items_max;
+    CHECK(sizes(2 * most + 5, {duly::class_number(1)}) == std::vector<int>({most, most, 5}));
+    const std::string half(duly::feedback_bytes_max / 2 - 100, '\0');
+    CHECK(sizes(5, {tensor(duly::DataType::uint8, half)}) == std::vector<int>({2, 2, 1}));
+    const std::vector<duly::Tensor> several(duly::feedback_labels_max - 1, duly::class_number(1));
+    CHECK(sizes(2, several) == std::vector<int>({1, 1}));
+    CHECK(sizes(0, several).empty());
+}
+
+void a_class_is_a_number_or_a_name() {
+    const duly::Tensor number = duly::class_number(-2), name = duly::class_name("d\xc3\xb6g");
+    CHECK(number.name == "label" && number.type == duly::DataType::int64 && number.shape.empty());
+    CHECK(number.data == "\xfe" + std::string(7, '\xff'));
+    CHECK(name.name == "label" && name.type == duly::DataType::string && name.shape.empty());
+    CHECK(name.data == std::string("\4\0\0\0d\xc3\xb6g", 8));
+}
+
+void a_feedback_status_of_a_newer_server_is_pending() {
+    duly::v1::FeedbackResult message;
+    message.set_status(static_cast<duly::v1::FeedbackStatus>(99));
+    message.set_reason("later");
+    CHECK(duly::result_of(message).status == duly::FeedbackStatus::pending);
+    CHECK(duly::result_of(message).reason == "later");
+    message.set_status(duly::v1::FEEDBACK_STATUS_JOINED);
+    CHECK(duly::result_of(message).status == duly::FeedbackStatus::joined);
+}
+
+void a_frame_has_the_key_of_the_connection_that_it_was_sent_over() {
+    duly::Frames frames;
+    CHECK(frames.key_of(1).empty());
+    const std::uint64_t most = duly::Frames::keys_max;
+    for (std::uint64_t nth = 1; nth <= 2 * most; ++nth) {
+        duly::Agreed terms = agreed(duly::Ordering::unordered, 1);
+        terms.stream_key = "key-" + std::to_string(nth);
+        frames.agreed(terms);
+        frames.take_id();
+    }
+    CHECK(frames.key_of(most).empty());
+    CHECK(frames.key_of(most + 1) == "key-" + std::to_string(most + 1));
+    CHECK(frames.key_of(2 * most) == "key-" + std::to_string(2 * most));
+}
+
 void only_a_clock_that_was_set_moves() {
     duly::WallClock clock;
     duly::Now now = clock.now();
@@ -128,6 +188,10 @@ int main() {
     bfloat16_is_rounded_to_the_nearest_even();
     an_outcome_comes_once();
     credit_counts_frames_and_bytes_but_a_large_frame_may_go_alone();
+    many_labels_go_in_several_messages_in_their_order();
+    a_class_is_a_number_or_a_name();
+    a_feedback_status_of_a_newer_server_is_pending();
+    a_frame_has_the_key_of_the_connection_that_it_was_sent_over();
     only_a_clock_that_was_set_moves();
     std::puts("passed");
 }

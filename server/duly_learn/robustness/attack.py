@@ -47,7 +47,8 @@ class Effort:
 
     attack: str
     frames: Sequence[int]
-    """The places of the frames that are attacked; of a model with state the first ones."""
+    """The places of the frames that are attacked; of a model with state the first ones, with those that warm up, which
+    run as they are."""
     queries: int
     """Of each frame, within each ball."""
     deadline: Deadline
@@ -81,7 +82,8 @@ class _Attack:
         self._objective = objective
         self._target = target
         self._effort = effort
-        self._scores = {index: clean[index] for index in effort.frames}
+        scores = dict(zip(bench.plain.judged, clean, strict=True))
+        self._scores = {index: scores[index] for index in effort.frames if index in scores}
         self._stateful = bench.model.signature.stateful
         self._worst: dict[int, Array] = {}
         """Inputs that have done harm, by the place of their frames."""
@@ -103,7 +105,9 @@ class _Attack:
         if self._stateful and self._worst:  # what is given for one frame bears on those after it
             given = self._bench.outcomes([self._frame(index, self._worst.get(index)) for index in self._effort.frames])
             self._scores = {
-                index: self._bench.score(index, each) for index, each in zip(self._effort.frames, given, strict=True)
+                index: self._bench.score(index, each)
+                for index, each in zip(self._effort.frames, given, strict=True)
+                if index in self._scores
             }
         label = f"{epsilon * 255:.3g}/255" if self._target.kind is Kind.PICTURE else f"{epsilon:.3g}"
         return Level(label, epsilon, tuple(self._scores.values()), 0, 0, queries, at_limit, out_of_time)

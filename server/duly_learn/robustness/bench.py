@@ -20,7 +20,7 @@ class Answers(Protocol):
 
     signature: Signature
     flagged: int
-    """Frames on which a guard of the model has found something so far."""
+    """Frames on which a guard of the model has found something so far, warm-up left out."""
 
     def outcomes(self, frames: Sequence[LearnFrame], batch: int = 1) -> Sequence[Outputs | str]:
         """See `RunningModel.outcomes`. Text in place of outputs is the reason why there are none."""
@@ -58,19 +58,19 @@ class Bench:
     seed: int
     answered: Said
 
-    def scores(self, frames: Sequence[LearnFrame]) -> Level:
-        """Returns the level of these frames, one for each of the plain ones, without its name."""
-        return self.level(self.outcomes(frames), range(len(frames)))
-
     def outcomes(self, frames: Sequence[LearnFrame]) -> Sequence[Outputs | str]:
         found = self.model.outcomes(frames, self.batch)
         self.answered(len(frames))
         return found
 
     def level(self, outcomes: Sequence[Outputs | str], indices: Sequence[int]) -> Level:
-        """Returns the level of the outcomes of the frames at these places, without its name."""
-        scores = tuple(self.score(index, each) for index, each in zip(indices, outcomes, strict=True))
-        return Level("", None, scores, sum(isinstance(each, str) for each in outcomes))
+        """Returns the level of the outcomes of the frames at these places, without its name. Those that warm up count
+        for nothing.
+        """
+        frames = self.plain.frames
+        judged = [(index, each) for index, each in zip(indices, outcomes, strict=True) if not frames[index].warms_up]
+        scores = tuple(self.score(index, each) for index, each in judged)
+        return Level("", None, scores, sum(isinstance(each, str) for _, each in judged))
 
     def score(self, index: int, outcome: Outputs | str) -> float:
         """Returns how good an outcome of a frame is."""

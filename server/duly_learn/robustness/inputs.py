@@ -33,6 +33,11 @@ class Plain:
     notes: tuple[str, ...]
     """Which inputs cannot be harmed, and why."""
 
+    @property
+    def judged(self) -> list[int]:
+        """The places of the frames whose answers count: all but those that warm up."""
+        return [index for index, frame in enumerate(self.frames) if not frame.warms_up]
+
     def array(self, frame: int, name: str) -> Array:
         """Returns the input of a frame that can be harmed."""
         value = self.frames[frame].inputs[name]

@@ -16,7 +16,7 @@ class Level:
     amount: Any
     """What the severity means; of an attack, epsilon."""
     scores: tuple[float, ...]
-    """The score of each frame, 0 to 1, in their order."""
+    """The score of each frame that is judged, 0 to 1, in their order."""
     refused: int = 0
     """Frames that the model would not take, which count as 0."""
     flagged: int = 0
@@ -100,6 +100,7 @@ class Result:
     expected: str
     """What answers are compared with, in words."""
     frames: int
+    """Those that are judged."""
     streams: int
     seed: int
     is_repeatable: bool

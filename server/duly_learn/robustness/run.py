@@ -15,6 +15,7 @@ from duly.agreement.measures import Measure, Outputs
 from duly.models.spec import Signature
 from duly_learn.errors import LearnError
 from duly_learn.frames.frame import LearnFrame
+from duly_learn.frames.runs import judging
 from duly_learn.robustness.attack import Effort, attack_row
 from duly_learn.robustness.bench import Bench, Deadline
 from duly_learn.robustness.corrupt import corruption_row, harmed
@@ -74,7 +75,7 @@ class Material:
 
     plain: Plain
     labels: Sequence[Any] | None
-    """One for each frame; None: nobody has said what is right."""
+    """One for each frame, those that warm up as well; None: nobody has said what is right."""
     notes: tuple[str, ...]
     is_cut: bool = False
     """Whether there were more frames than there was time for, so that another run may take others."""
@@ -84,43 +85,45 @@ def material_of(
     model: RunningModel, frames: Sequence[LearnFrame], labels: Sequence[Any] | None, plan: Plan
 ) -> Material:
     """Chooses the frames that there is time for, and decodes them. `labels`: one for each frame; None: those that the
-    frames carry, if all do. Raises LearnError.
+    frames carry, if all do that are judged. Raises LearnError.
     """
     notes: list[str] = []
-    if labels is None and any(frame.label is not None for frame in frames):
-        carrying = [frame.label for frame in frames if frame.label is not None]
-        if len(carrying) == len(frames):
-            labels = carrying
-        else:
-            notes.append(f"{len(carrying)} of {len(frames)} frames carry a label: labels are left out of account")
+    if not (there := judging(frames)):
+        raise LearnError(
+            f"all of the {len(frames)} frames come before the model's state is known, and none is left to judge; take "
+            "more (--frames-max)"
+        )
+    carrying = sum(frame.label is not None for frame in frames if not frame.warms_up)
+    if labels is None and carrying == there:
+        labels = [frame.label for frame in frames]
+    elif labels is None and carrying:
+        notes.append(f"{carrying} of {there} frames carry a label: labels are left out of account")
     stateful = model.signature.stateful
-    at_best = _spread(len(frames), _fitting(plan, _seconds_at_best(model, plan)), stateful)
+    at_best = _in_time(frames, _seconds_at_best(model, plan), plan, stateful)
     taken = _taken(model, frames, at_best, notes)
     found = plain([frames[index] for index in taken], model.signature, plan.inputs, plan.kinds)
     frame_s = _seconds_of_one(found, model, plan)
-    fit = _spread(len(taken), _fitting(plan, frame_s), stateful)
+    fit = _in_time(found.frames, frame_s, plan, stateful)
     found = replace(found, frames=tuple(found.frames[place] for place in fit))
     chosen = [taken[place] for place in fit]
+    judged = len(found.judged)
     is_cut = len(at_best) < len(frames) or len(fit) < len(taken)
     if is_cut:
         needed_s = plan.seconds * frame_s * len(frames) / _corruption_seconds(plan)
         notes.append(
-            f"{len(chosen)} of {len(frames)} frames are tested: all take about {needed_s:,.0f} s a version, there were "
+            f"{judged} of {there} frames are tested: all take about {needed_s:,.0f} s a version, there were "
             f"{plan.seconds:g}; how many these are depends on how fast the machine was, and another run may take "
             "others: with more time (--seconds) or fewer frames (--frames-max) it takes the same"
         )
+    if warm_up := len(found.frames) - judged:
+        notes.append(f"{warm_up} frames more are run before them so that the model's state is known, and not judged")
     own = None if labels is None else [labels[index] for index in chosen]
     return Material(found, own, (*notes, *found.notes), is_cut)
 
 
-def _fitting(plan: Plan, frame_s: float) -> int:
-    """Returns how many frames there is time for if each takes so long."""
-    return max(FRAMES_MIN, int(_corruption_seconds(plan) / max(1e-9, frame_s)))
-
-
 def _seconds_of_one(found: Plain, model: RunningModel, plan: Plan) -> float:
     """Returns how long a frame takes with all corruptions at all severities, by what a few take with each."""
-    few = _spread(len(found.frames), PROBED, model.signature.stateful)
+    few = range(min(PROBED, len(found.frames))) if model.signature.stateful else _spread(found.frames, PROBED, False)
     began_ns = time.monotonic_ns()
     for name in plan.corruptions:
         if any(corruption_for(name, each.kind) for each in found.harmable):
@@ -137,11 +140,13 @@ def _taken(model: RunningModel, frames: Sequence[LearnFrame], chosen: Sequence[i
     """Returns the places of the frames that the model takes as they are. Raises LearnError where it takes none."""
     outcomes = model.outcomes([frames[index] for index in chosen], _batch(model))
     refused = [outcome for outcome in outcomes if isinstance(outcome, str)]
-    if len(refused) == len(chosen):
-        raise LearnError(f"{model.version.key}: refuses all of the {len(chosen)} frames: {refused[0]}")
+    taken = [index for index, outcome in zip(chosen, outcomes, strict=True) if not isinstance(outcome, str)]
+    if not judging([frames[index] for index in taken]):
+        there = judging([frames[index] for index in chosen])
+        raise LearnError(f"{model.version.key}: refuses all of the {there} frames: {refused[0]}")
     if refused:
         notes.append(f"{len(refused)} of {len(chosen)} frames are refused by the model as they are: {refused[0]}")
-    return [index for index, outcome in zip(chosen, outcomes, strict=True) if not isinstance(outcome, str)]
+    return taken
 
 
 def _seconds_at_best(model: RunningModel, plan: Plan) -> float:
@@ -150,11 +155,24 @@ def _seconds_at_best(model: RunningModel, plan: Plan) -> float:
     return (1 + len(SEVERITIES) * len(plan.corruptions)) * median(model.times_ns[size]) / size / 1e9
 
 
-def _spread(frames: int, most: int, stateful: bool) -> Sequence[int]:
-    """Returns the places of at most so many frames, from the first to the last; of a model with state the first."""
-    if most >= frames:
-        return range(frames)
-    return range(most) if stateful else [int(place) for place in np.linspace(0, frames - 1, most).round()]
+def _in_time(frames: Sequence[LearnFrame], frame_s: float, plan: Plan, stateful: bool) -> Sequence[int]:
+    """Returns the places of the frames that there is time for, where one takes so long in all conditions together.
+    Those that warm up take as long, and are not counted.
+    """
+    judged_s = frame_s * len(frames) / judging(frames)
+    return _spread(frames, max(FRAMES_MIN, int(_corruption_seconds(plan) / max(1e-9, judged_s))), stateful)
+
+
+def _spread(frames: Sequence[LearnFrame], most: int, stateful: bool) -> Sequence[int]:
+    """Returns the places of at most so many frames that are judged, from the first to the last; of a model with state
+    the first, with all that come before them.
+    """
+    judged = [index for index, frame in enumerate(frames) if not frame.warms_up]
+    if most >= len(judged):
+        return range(len(frames))
+    if stateful:
+        return range(judged[most - 1] + 1)
+    return [int(place) for place in np.linspace(0, len(frames) - 1, most).round()]
 
 
 def _batch(model: RunningModel) -> int:
@@ -176,13 +194,13 @@ def tested(
     expected = clean
     if material.labels is not None:
         expected = [
-            expected_of(label, measure, answer, model.signature, index)
+            answer if frames[index].warms_up else expected_of(label, measure, answer, model.signature, index)
             for index, (label, answer) in enumerate(zip(material.labels, clean, strict=True))
         ]
     bench = Bench(model, material.plain, expected, clean, measure, _batch(model), plan.seed, teller.answered)
-    scores = tuple(bench.score(index, answer) for index, answer in enumerate(clean))
-    level = Level(CLEAN, None, scores, flagged=flagged)
-    notes = [f"{name}: {words}" for words in _says_nothing(measure, expected)]
+    judged = material.plain.judged
+    level = Level(CLEAN, None, tuple(bench.score(index, clean[index]) for index in judged), flagged=flagged)
+    notes = [f"{name}: {words}" for words in _says_nothing(measure, [expected[index] for index in judged])]
     rows: list[Row] = []
     kinds = ", ".join(sorted({each.kind for each in material.plain.harmable}))
     unfit: list[str] = []
@@ -212,7 +230,7 @@ def _attacks(bench: Bench, name: str, clean: Level, plan: Plan, teller: Teller) 
     for attack in plan.attacks:
         for target in harmable:
             epsilons = plan.epsilons or EPSILONS[target.kind]
-            places = _spread(len(bench.plain.frames), plan.attack_frames, bench.model.signature.stateful)
+            places = _spread(bench.plain.frames, plan.attack_frames, bench.model.signature.stateful)
             left = len(plan.attacks) * len(harmable) - len(rows)
             effort = Effort(attack, places, plan.queries, deadline.share(left))
             row_name = attack if len(harmable) == 1 else f"{attack} {target.name}"
@@ -298,18 +316,17 @@ def result_of(
     notes: Sequence[str],
 ) -> Result:
     """Puts together what was found of one version or of two."""
-    frames = material.plain.frames
     agreement = None
     if second is not None:
-        agreement = interval([measure.of(a, b) for a, b in zip(first[1], second[1], strict=True)])
+        agreement = interval([measure.of(first[1][index], second[1][index]) for index in material.plain.judged])
     return Result(
         tested=first[0],
         against=second[0] if second is not None else None,
         compared=compared(first[0], second[0], plan.seed) if second is not None else (),
         measure=measure.name,
         expected="labels" if material.labels is not None else "each version's own answers to the clean frames",
-        frames=len(frames),
-        streams=len({frame.stream for frame in frames}),
+        frames=len(material.plain.judged),
+        streams=len({frame.stream for frame in material.plain.frames}),
         seed=plan.seed,
         is_repeatable=not (material.is_cut or first[0].is_cut or (second is not None and second[0].is_cut)),
         agreement=agreement,

@@ -64,7 +64,7 @@ class RunningModel:
         self.notes = ready.notes
         """What the author of the model should know, such as that frames of a batch run one by one."""
         self.flagged = 0
-        """Frames on which a guard has found something, of all that `outcomes` has run so far."""
+        """Frames on which a guard has found something, of all that `outcomes` has run so far, warm-up left out."""
         self._payloads = Payloads(ready.signature)
         self._worker = worker
         self._runner = runner
@@ -172,7 +172,7 @@ class RunningModel:
             result = self._run(payloads, streams, [resets[index] for index in fitting])
         except FrameRefused as error:
             return [given[index] or Refusal(error) for index in range(len(frames))]
-        self.flagged += len(result.guards or {})
+        self.flagged += sum(not frames[fitting[nth]].warms_up for nth in result.guards or {})
         for nth, index in enumerate(fitting):
             reason = result.invalid.get(nth) or result.failed.get(nth)
             given[index] = Refusal(reason) if reason else self._outputs(result.outputs(nth))

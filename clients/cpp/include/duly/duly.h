@@ -38,6 +38,7 @@ enum class DataType { unspecified, bool_, uint8, uint16, uint32, uint64, int8, i
 enum class Encoding { unspecified, jpeg, png, pcm_s16le };
 enum class Status { unspecified, on_time, late, expired, superseded, shed, skipped, invalid, cancelled, failed };
 enum class AdviceKind { unspecified, slow_down, speed_up, draining, version_changed };
+enum class FeedbackStatus { unspecified, joined, unknown_frame, invalid, not_kept, pending };
 
 // Names as the protocol has them, such as "ON_TIME".
 const char* name_of(Class value);
@@ -47,6 +48,7 @@ const char* name_of(Gap value);
 const char* name_of(DataType value);
 const char* name_of(Status value);
 const char* name_of(AdviceKind value);
+const char* name_of(FeedbackStatus value);
 
 // What ended a stream or refused it. What goes wrong with one frame is no error but its outcome.
 struct Error {
@@ -57,7 +59,7 @@ struct Error {
     std::vector<std::string> fields;              // what was wrong with the terms
 
     explicit operator bool() const { return code != 0; }
-    bool recoverable() const;  // the same stream may open a little later
+    bool recoverable() const;  // the same stream may open a little later, or the same call succeed
 };
 
 // Something that the client should act on.
@@ -96,6 +98,7 @@ struct Spec {
 // What was agreed.
 struct Agreed {
     std::uint64_t stream_id = 0;
+    std::string stream_key;  // by what labels name the stream; empty: the server keeps no frames of the model
     std::string version;
     std::vector<Spec> inputs, outputs;
     Class stream_class = Class::unspecified;
@@ -184,6 +187,25 @@ struct Outcome {
     const Tensor* output(const std::string& name) const;  // null: there is none
 };
 
+// What was right for one frame.
+struct Feedback {
+    std::string stream_key;  // `Stream::key_of` the frame; it holds for good, whatever becomes of the stream
+    std::uint64_t frame_id = 0;
+    std::vector<Tensor> labels;  // the right class (`class_number`, `class_name`), or what outputs should have been
+    double weight = 1;           // how much it counts
+    std::string source;          // where it is from, for who judges labels by that
+};
+
+// What became of the labels of one frame. Those that are `pending` or `not_kept` are worth sending again.
+struct FeedbackResult {
+    FeedbackStatus status = FeedbackStatus::unspecified;
+    std::string reason;  // why they were not joined, for people
+};
+
+// The label of a class by its number, or by its name, which the model lists.
+Tensor class_number(std::int64_t number);
+Tensor class_name(const std::string& name);
+
 enum class SendStatus {
     sent,      // it has an id, and will have an outcome
     full,      // try_send: it would have to wait
@@ -209,6 +231,9 @@ public:
 
     Agreed agreed() const;  // after a reconnection what was agreed then
     std::optional<ClockEstimate> clock() const;
+    // By what `Feedback` names the stream for that frame. It holds for good, so that whoever learns later what was right
+    // keeps it together with the frame's id. Empty: the server keeps no frames of the model.
+    std::string key_of(std::uint64_t id) const;
 
     // Sends a frame. Waits while the transport is full. While the connection is lost it waits no longer than the budget;
     // then the frame is cancelled.
@@ -250,6 +275,10 @@ public:
     Client& operator=(const Client&) = delete;
     // Opens a stream. Null: `error` says why.
     std::unique_ptr<Stream> open(const Terms& terms, Error* error);
+    // Says what was right for frames that were answered, whenever that is known: the server joins it with what it keeps of
+    // them. Returns what became of each, in their order. Many go in several messages; where one of these fails, the results
+    // are those of the messages before it, and `error` says why. Sending one again is safe: a frame's newest label counts.
+    std::vector<FeedbackResult> feedback(const std::vector<Feedback>& items, Error* error);
 
     struct Connections;
 

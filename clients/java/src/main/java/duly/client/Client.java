@@ -1,8 +1,16 @@
 package duly.client;
 
+import duly.v1.Inference.FeedbackRequest;
 import duly.v1.Inference.OpenStream;
+import duly.v1.InferenceServiceGrpc;
+import io.grpc.CallOptions;
+import io.grpc.ClientInterceptors;
+import io.grpc.StatusRuntimeException;
+import io.grpc.stub.ClientCalls;
+import io.grpc.stub.MetadataUtils;
 import java.nio.file.Path;
 import java.time.Duration;
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
@@ -13,6 +21,9 @@ import java.util.concurrent.locks.Lock;
 
 /** One connection to a server, any number of streams over it. Safe for use by several threads. */
 public final class Client implements AutoCloseable {
+    /** A call that is answered later has failed. */
+    private static final long CALL_SECONDS = 30;
+
     private final String target;
     private final Token token;
     private final Channels channels;
@@ -133,6 +144,36 @@ public final class Client implements AutoCloseable {
             throw error;
         }
         return stream;
+    }
+
+    /**
+     * Says what was right for frames that were answered, whenever that is known: the server joins it with what it keeps
+     * of them. Returns what became of each, in their order. Many go in several messages; sending one again is safe, as
+     * the newest label of a frame counts.
+     *
+     * @throws DulyException where the server takes none
+     * @throws IllegalStateException where the client is closed
+     */
+    public List<FeedbackResult> feedback(List<Feedback> items) {
+        if (closed) {
+            throw new IllegalStateException("the client is closed");
+        }
+        List<FeedbackResult> results = new ArrayList<>();
+        for (FeedbackRequest request : Feedback.requests(items)) {
+            var options = CallOptions.DEFAULT.withDeadlineAfter(CALL_SECONDS, TimeUnit.SECONDS);
+            var channel = ClientInterceptors.intercept(
+                    channels.channel(),
+                    MetadataUtils.newAttachHeadersInterceptor(Connection.headers(token == null ? "" : token.now())));
+            try {
+                ClientCalls.blockingUnaryCall(channel, InferenceServiceGrpc.getFeedbackMethod(), options, request)
+                        .getResultsList()
+                        .forEach(result -> results.add(new FeedbackResult(
+                                FeedbackStatus.of(result.getStatusValue()), result.getReason())));
+            } catch (StatusRuntimeException error) {
+                throw Errors.of(error.getStatus(), error.getTrailers(), target);
+            }
+        }
+        return results;
     }
 
     /** Ends the connection and every stream over it. */

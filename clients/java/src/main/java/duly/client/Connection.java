@@ -94,13 +94,18 @@ final class Connection {
         wallMovedNs = wall.movedNs();
         var options = CallOptions.DEFAULT.withOnReadyThreshold(PENDING_BYTES_MAX);
         call = channel.newCall(InferenceServiceGrpc.getStreamMethod(), options);
+        call.start(new Listener(), headers(token));
+        call.request(1);
+        call.sendMessage(StreamRequest.newBuilder().setOpen(request).build());
+    }
+
+    /** The headers that show a token; "": none. */
+    static Metadata headers(String token) {
         var headers = new Metadata();
         if (!token.isEmpty()) {
             headers.put(AUTHORIZATION, "Bearer " + token);
         }
-        call.start(new Listener(), headers);
-        call.request(1);
-        call.sendMessage(StreamRequest.newBuilder().setOpen(request).build());
+        return headers;
     }
 
     /** False where a frame has to wait until earlier ones went to the transport. */

@@ -31,6 +31,8 @@ final class Errors {
             Map.entry("STREAMS_EXHAUSTED", DulyException.StreamRefused::new),
             Map.entry("CALLS_EXHAUSTED", DulyException.StreamRefused::new),
             Map.entry("DRAINING", DulyException.ServerUnavailable::new),
+            Map.entry("FEEDBACK_OFF", DulyException.InvalidRequest::new),
+            Map.entry("FEEDBACK_UNAVAILABLE", DulyException.ServerUnavailable::new),
             Map.entry("CLIENT_TOO_SLOW", DulyException.ClientTooSlow::new),
             Map.entry("UNAUTHENTICATED", DulyException.NotAllowed::new),
             Map.entry("NOT_PERMITTED", DulyException.NotAllowed::new),

@@ -158,6 +158,19 @@ public final class FrameStream implements Iterable<Outcome>, AutoCloseable {
         sendable.signalAll();
     }
 
+    /**
+     * By what {@code Feedback} names the stream for that frame. It holds for good, so that whoever learns later what was
+     * right keeps it together with the frame's id. "": the server keeps no frames of the model.
+     */
+    public String keyOf(long frameId) {
+        lock.lock();
+        try {
+            return frames.keyOf(frameId);
+        } finally {
+            lock.unlock();
+        }
+    }
+
     /** Terms that were agreed; after a reconnection, those agreed then. */
     public StreamTerms opened() {
         lock.lock();

@@ -17,6 +17,12 @@ final class Frames {
     /** Limit of unanswered and unread frames together, many times what is of use to a sensor. */
     static final int HELD_MAX = 4096;
 
+    /** Of a stream that was opened again so often, earlier frames can be labelled no more by its keys. */
+    static final int KEYS_MAX = 64;
+
+    /** A key that the stream had, with the first id of the frames that it is for. */
+    private record Key(long firstId, String text) {}
+
     /** When the frame was captured, on the steady clock, and its size in bytes. */
     private record InFlight(long capturedNs, long size) {}
 
@@ -32,12 +38,23 @@ final class Frames {
     private final ArrayDeque<Outcome> keptBack = new ArrayDeque<>();
 
     private final ArrayDeque<Outcome> unread = new ArrayDeque<>();
+    /** The newest first. */
+    private final ArrayDeque<Key> keys = new ArrayDeque<>();
 
     void agreed(StreamTerms terms) {
         credit = terms.framesInFlightMax() > 0 ? terms.framesInFlightMax() : HELD_MAX;
         creditBytes = terms.bytesInFlightMax();
         unreadMax = Math.min(credit, HELD_MAX / 2);
         inOrder = terms.ordering().equals("ARRIVAL");
+        if (keys.size() >= KEYS_MAX) {
+            keys.removeLast();
+        }
+        keys.addFirst(new Key(nextId, terms.streamKey()));
+    }
+
+    /** By what the label of a frame names the stream; "": none. */
+    String keyOf(long frameId) {
+        return keys.stream().filter(key -> frameId >= key.firstId()).findFirst().map(Key::text).orElse("");
     }
 
     /** Whether one more frame may be held. */

@@ -7,6 +7,7 @@ import java.util.List;
  * Terms that were agreed when the stream opened. Policies are named as the protocol names them, without its prefixes.
  *
  * @param streamId the number by which the server's logs call the stream
+ * @param streamKey by what labels name the stream; "": the server keeps no frames of the model
  * @param variants variants that may serve the stream, the most accurate first
  * @param gap gap policy of a stateful model; otherwise UNSPECIFIED
  * @param plannedLatencyNs planned execution time of a batch of one: no result comes sooner
@@ -18,6 +19,7 @@ import java.util.List;
  */
 public record StreamTerms(
         long streamId,
+        String streamKey,
         String version,
         List<TensorSpec> inputs,
         List<TensorSpec> outputs,
@@ -38,6 +40,7 @@ public record StreamTerms(
     static StreamTerms of(StreamOpened wire) {
         return new StreamTerms(
                 wire.getStreamId(),
+                wire.getStreamKey(),
                 wire.getVersion(),
                 wire.getInputsList().stream().map(TensorSpec::of).toList(),
                 wire.getOutputsList().stream().map(TensorSpec::of).toList(),

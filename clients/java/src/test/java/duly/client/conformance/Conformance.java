@@ -13,6 +13,8 @@ import duly.client.DataType;
 import duly.client.DulyException;
 import duly.client.Encoded;
 import duly.client.Encoding;
+import duly.client.Feedback;
+import duly.client.FeedbackResult;
 import duly.client.Frame;
 import duly.client.FrameStream;
 import duly.client.Input;
@@ -97,6 +99,7 @@ public final class Conformance {
             }
             case "cancel" -> stream.cancel(
                     elements(command, "ids").stream().map(JsonElement::getAsLong).toList());
+            case "feedback" -> feedback(elements(command, "items"));
             case "clock" -> sayClock(stream.clock());
             case "finish" -> stream.finish();
             case "close" -> stream.close();
@@ -217,6 +220,39 @@ public final class Conformance {
                         "reason", advice.reason()));
     }
 
+    private void feedback(List<JsonElement> items) {
+        List<Feedback> labels = new ArrayList<>();
+        for (JsonElement each : items) {
+            JsonObject item = each.getAsJsonObject();
+            long id = item.get("id").getAsLong();
+            String key = item.has("key") ? item.get("key").getAsString() : stream.keyOf(id);
+            Feedback label;
+            if (item.has("number")) {
+                label = Feedback.of(key, id, item.get("number").getAsLong());
+            } else if (item.has("name")) {
+                label = Feedback.of(key, id, item.get("name").getAsString());
+            } else {
+                float[] values = floats(item);
+                label = Feedback.of(key, id, Map.of(item.get("output").getAsString(), Tensor.of(values, values.length)));
+            }
+            label = item.has("weight") ? label.weight(item.get("weight").getAsDouble()) : label;
+            labels.add(item.has("source") ? label.source(item.get("source").getAsString()) : label);
+        }
+        String reason = "";
+        List<FeedbackResult> results = List.of();
+        try {
+            results = client.feedback(labels);
+        } catch (DulyException error) {
+            reason = error.reason();
+        }
+        say(
+                "labelled",
+                Map.of(
+                        "reason", reason,
+                        "statuses", results.stream().map(each -> each.status().name()).toList(),
+                        "reasons", results.stream().map(FeedbackResult::reason).toList()));
+    }
+
     private static void sayClock(Optional<ClockEstimate> estimate) {
         var what = new LinkedHashMap<String, Long>();
         what.put("offset_ns", estimate.map(ClockEstimate::offsetNs).orElse(null));
@@ -235,11 +271,7 @@ public final class Conformance {
                     .toArray(String[]::new);
             input = Tensor.of(texts, shape(command, texts.length));
         } else {
-            List<JsonElement> given = elements(command, "values");
-            float[] values = new float[given.size()];
-            for (int nth = 0; nth < values.length; nth++) {
-                values[nth] = given.get(nth).getAsFloat();
-            }
+            float[] values = floats(command);
             long[] shape = shape(command, values.length);
             boolean half = command.has("dtype") && command.get("dtype").getAsString().equals("BF16");
             input = half ? Tensor.bfloat16(values, shape) : Tensor.of(values, shape);
@@ -253,6 +285,15 @@ public final class Conformance {
             frame = frame.capturedAt(Instant.now().minus(milliseconds(command.get("captured_ago_ms"))));
         }
         return frame.mustRun(command.has("must_run") && command.get("must_run").getAsBoolean());
+    }
+
+    private static float[] floats(JsonObject command) {
+        List<JsonElement> given = elements(command, "values");
+        float[] values = new float[given.size()];
+        for (int nth = 0; nth < values.length; nth++) {
+            values[nth] = given.get(nth).getAsFloat();
+        }
+        return values;
     }
 
     private static long[] shape(JsonObject command, int count) {
