@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from duly.metric_families import Families
 from duly.app import App, StartError
 from duly.runtime import learning
 from duly_client import Client
@@ -63,7 +64,7 @@ async def test_shifts_are_seen_and_recovered_from_while_all_frames_are_answered(
         assert learned.attempts["published"] >= shifts
         samples = {
             (sample.name, *sorted(sample.labels.items())): sample.value
-            for metric in app.metrics.collect()
+            for metric in Families(app.metrics).collect()
             for sample in metric.samples
         }
         assert samples["duly_drift_total", ("model", concepts.name), ("signal", "errors")] >= shifts

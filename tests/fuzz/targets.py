@@ -524,7 +524,7 @@ def sample_files(data: bytes) -> None:
         for place in ("samples/s-1/000000.npz", "frames/000000000001.npz", "labelled/000000000001.npz"):
             (folder / "m" / place).parent.mkdir(parents=True)
             (folder / "m" / place).write_bytes(data)
-        DrawnFolder(folder, DrawnLimits(1 << 30, 4))
+        DrawnFolder(folder, DrawnLimits(1 << 30, 4), {})
         ModelStore(folder / "m", StoreLimits(1 << 30, 1e12), 0.0)
         list(read(folder))
     finally:
