@@ -244,19 +244,25 @@ def test_the_frames_of_an_attempt_are_bounded_by_bytes_and_the_newest_are_taken(
     place.stream.send(400, 1)
     a_frame = len(FRAUD.features) * 4 + 2 * 4 + 8  # input, scores, label
     limits = replace(FOR_EVER, memory_bytes_max=8 * 300 * a_frame)
-    driven = Driven(place.models, place.store, commands=True, limits=limits)
+    Driven(place.models, place.store, commands=True, limits=limits).go_on()
+    _, lessons = read_job(tmp_path / "job")
+    assert min(lesson.sample.frame_id for lesson in lessons) > 100
+
+    place = Place(tmp_path / "told")
+    place.stream.send(400, 1)
+    driven = Driven(place.models, place.store, limits=limits)
     driven.go_on()
     (ended,) = driven.told.of("attempt")
     assert "left out: the oldest 100 of 400 labels" in str(ended["text"]), ended
     assert "learn_memory_bytes_max and train_bytes_max" in str(ended["text"])
-    _, lessons = read_job(tmp_path / "job")
-    assert min(lesson.sample.frame_id for lesson in lessons) > 100
 
 
 def test_what_the_learner_copies_of_frames_is_let_go_by_age(tmp_path: Path) -> None:
     place = Place(tmp_path)
     place.stream.send(400, 1)
-    Driven(place.models, place.store).go_on()
+    first = Driven(place.models, place.store)
+    first.go_on()
+    os.close(first.learner._lock)  # as when it ends
     assert list((place.work / "old").glob("*.npz"))
     assert not (place.work / "job").exists()
     (place.work / "job" / "frames").mkdir(parents=True)  # of a learner that was killed
@@ -287,6 +293,7 @@ def test_nothing_is_made_while_somebody_else_makes_a_version(place: Place) -> No
     half.mkdir(exist_ok=True)
     with alone(place.model):
         driven.go_on()
+        driven.go_on()  # it hears how the attempt ended when it looks again
         (problem,) = driven.told.of("problem")
         assert "a version is being made already" in str(problem["text"])
         assert half.exists(), "it may be in use"
