@@ -91,7 +91,8 @@ async def test_more_than_the_server_takes_at_once_is_sent_with_pauses(
         text = b"stream,frame_id,label\n" + b"nobody,1,1\n" * 2500
         status, out, errors = await duly("feedback", "-", "--server", app.address, stdin=text)
     assert (status, out) == (1, "2,500 lines: 2,500 unknown frame\n")
-    assert len(errors.splitlines()) == TOLD_MAX + 1
+    told = [line for line in errors.splitlines() if "are sent, up to line" not in line]  # where it takes long
+    assert len(told) == TOLD_MAX + 1
 
 
 async def test_what_cannot_be_sent_is_told_and_the_status_is_no_success(
