@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from duly.metric_families import Families
 from duly.app import App, StartError
+from duly.metric_families import Families
 from duly.runtime import learning
 from duly_client import Client
 from tests import graphs
