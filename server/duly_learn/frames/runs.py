@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from duly_learn.errors import LearnError
 from duly_learn.frames.frame import LearnFrame
-from duly_learn.frames.split import BLOCKS, chosen, near_held_out
+from duly_learn.frames.split import BLOCKS, chosen, cut, near_held_out, streams_of
 
 WARM_UP_FRAMES = 32
 """After so many frames a state that began anywhere counts as known. Silero VAD then tells speech as it did in 98.7 % of
@@ -28,25 +27,18 @@ def split_runs(frames: Sequence[LearnFrame], held_out: float, seed: int) -> tupl
 
     Raises LearnError where there are too few frames for one on either side.
     """
-    if len(frames) < 2:
-        raise LearnError(f"{len(frames)} frame: at least two are needed, one to fit to and one to judge by")
-    streams: dict[str, list[int]] = {}
-    for index, frame in enumerate(frames):
-        streams.setdefault(frame.stream, []).append(index)
+    streams = streams_of(frames)
     blocks: list[list[int]] = []
     borders: list[tuple[list[int], list[int]]] = []
-    for indices in streams.values():
-        indices.sort(key=lambda index: (frames[index].when_ns, index))
-        count = min(BLOCKS, max(len(indices) // (2 * WARM_UP_FRAMES), 2 if len(streams) == 1 else 1))
-        bounds = [len(indices) * nth // count for nth in range(count + 1)]
-        cut = [indices[low:high] for low, high in pairwise(bounds)]
-        blocks += cut
-        borders += pairwise(cut)
+    for indices in streams:
+        parts = cut(indices, min(BLOCKS, max(len(indices) // (2 * WARM_UP_FRAMES), 2 if len(streams) == 1 else 1)))
+        blocks += parts
+        borders += pairwise(parts)
     random.Random(seed).shuffle(blocks)
     judged = chosen(blocks, held_out * len(frames), len(frames))
     left_out = near_held_out(frames, borders, judged)
     sides: tuple[dict[int, LearnFrame], dict[int, LearnFrame]] = {}, {}
-    for indices in streams.values():
+    for indices in streams:
         for begin, run in _runs(indices, judged, left_out):
             warm_up = 0 if begin == 0 else min(WARM_UP_FRAMES, len(run) // 2)
             for nth, index in enumerate(run):

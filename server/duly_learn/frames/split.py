@@ -30,20 +30,12 @@ def split(frames: Sequence[LearnFrame], held_out: float, seed: int) -> tuple[lis
     `held_out`: about which share is held out, above 0 and below 1. Raises LearnError where there are too few frames for
     one on either side.
     """
-    if len(frames) < 2:
-        raise LearnError(f"{len(frames)} frame: at least two are needed, one to fit to and one to judge by")
-    streams: dict[str, list[int]] = {}
-    for index, frame in enumerate(frames):
-        streams.setdefault(frame.stream, []).append(index)
     blocks: list[list[int]] = []
     borders: list[tuple[list[int], list[int]]] = []
-    for indices in streams.values():
-        ordered = sorted(indices, key=lambda index: (frames[index].when_ns, index))
-        count = min(BLOCKS, len(ordered))
-        bounds = [len(ordered) * nth // count for nth in range(count + 1)]
-        cut = [ordered[low:high] for low, high in pairwise(bounds)]
-        blocks += cut
-        borders += pairwise(cut)
+    for ordered in streams_of(frames):
+        parts = cut(ordered, min(BLOCKS, len(ordered)))
+        blocks += parts
+        borders += pairwise(parts)
     random.Random(seed).shuffle(blocks)
     judged = chosen(blocks, held_out * len(frames), len(frames))
     near = near_held_out(frames, borders, judged)
@@ -51,6 +43,24 @@ def split(frames: Sequence[LearnFrame], held_out: float, seed: int) -> tuple[lis
         [frame for index, frame in enumerate(frames) if index not in judged and index not in near],
         [frame for index, frame in enumerate(frames) if index in judged],
     )
+
+
+def streams_of(frames: Sequence[LearnFrame]) -> list[list[int]]:
+    """Returns the places of each stream's frames, in the order of time. Raises LearnError where there are fewer than
+    two frames.
+    """
+    if len(frames) < 2:
+        raise LearnError(f"{len(frames)} frame: at least two are needed, one to fit to and one to judge by")
+    streams: dict[str, list[int]] = {}
+    for index, frame in enumerate(frames):
+        streams.setdefault(frame.stream, []).append(index)
+    return [sorted(indices, key=lambda index: (frames[index].when_ns, index)) for indices in streams.values()]
+
+
+def cut(indices: Sequence[int], count: int) -> list[list[int]]:
+    """Cuts a stream into so many blocks, which are about as long as one another."""
+    bounds = [len(indices) * nth // count for nth in range(count + 1)]
+    return [list(indices[low:high]) for low, high in pairwise(bounds)]
 
 
 def chosen(blocks: Sequence[Sequence[int]], wanted: float, count: int) -> set[int]:
