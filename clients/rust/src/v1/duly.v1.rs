@@ -1530,7 +1530,8 @@ pub struct Learning {
     /// Model name.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// What goes on: "watching", "training" or "on trial"; empty: nothing was said yet.
+    /// What goes on: "watching", "due" (a version is tried as soon as that can be), "training" or "on trial"; empty: nothing
+    /// was said yet.
     #[prost(string, tag = "2")]
     pub phase: ::prost::alloc::string::String,
     /// Version that new ones are made from.
@@ -1569,6 +1570,25 @@ pub struct Learning {
     /// What is wrong, for people; empty: nothing is known to be.
     #[prost(string, tag = "14")]
     pub problem: ::prost::alloc::string::String,
+    /// The last drifts that were seen, the oldest first; older ones are counted alone.
+    #[prost(message, repeated, tag = "15")]
+    pub last_drifts: ::prost::alloc::vec::Vec<LearningDrift>,
+}
+/// Drift that was seen.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LearningDrift {
+    /// What has drifted, such as "input.amount" or "errors".
+    #[prost(string, tag = "1")]
+    pub signal: ::prost::alloc::string::String,
+    /// When the frame was received, or for errors its label came, at which it was seen: ns since 1970.
+    #[prost(fixed64, tag = "2")]
+    pub seen_unix_nano: u64,
+    /// The stream of that frame, by its name, or by its key where it has none.
+    #[prost(string, tag = "3")]
+    pub stream: ::prost::alloc::string::String,
+    /// What it is, for people.
+    #[prost(string, tag = "4")]
+    pub text: ::prost::alloc::string::String,
 }
 /// One figure.
 #[derive(Clone, PartialEq, ::prost::Message)]
