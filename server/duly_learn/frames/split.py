@@ -120,3 +120,8 @@ def neighbours(frames: Sequence[LearnFrame]) -> list[int]:
         block.append(index)
         found[index] = number
     return found
+
+
+def alike_by_time(frames: Sequence[LearnFrame]) -> float:
+    """Returns how many frames count as one, where nothing but their times tells: as many as are neighbours."""
+    return len(frames) / len(set(neighbours(frames)))

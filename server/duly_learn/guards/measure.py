@@ -6,7 +6,7 @@ from time import monotonic_ns
 
 from duly.agreement.interval import Interval, interval
 from duly_learn.frames.frame import LearnFrame
-from duly_learn.frames.split import neighbours
+from duly_learn.frames.split import alike_by_time
 from duly_learn.guards.spoilt import Spoiler
 from duly_learn.running.model import RunningModel
 
@@ -86,8 +86,7 @@ def _row(model: RunningModel, kind: str, frames: Sequence[LearnFrame]) -> Row:
     by_guard = {name: sum(name in names for names in found) for name in model.signature.guards}
     if not found:
         return Row(kind, 0, by_guard, 0, Interval(0.0, 0.0, 1.0, 0))
-    alike = len(found) / len(set(neighbours([frame for frame, _ in counted])))
-    share = interval([float(bool(names)) for names in found], alike=alike)
+    share = interval([float(bool(names)) for names in found], alike=alike_by_time([frame for frame, _ in counted]))
     return Row(kind, len(found), by_guard, sum(map(bool, found)), share)
 
 

@@ -21,7 +21,7 @@ from duly_learn.graphs.part import Feeds, Part, part_behind
 from duly_learn.graphs.work import work_of, work_of_pairs
 from duly_learn.optimize.activations import PLACES_MAX, Reals, channels_first
 from duly_learn.optimize.compensate import reconstruct
-from duly_learn.optimize.distance import distance
+from duly_learn.optimize.distance import Probe
 from duly_learn.optimize.ranks import Side, Splittable, choose_ranks, side_of
 
 FRAMES_MAX = 300
@@ -33,8 +33,6 @@ channels have but a few blocks of 16 to save. Smaller ones have not been measure
 PLACES_PER_UNKNOWN = 16
 """So many times more places than unknowns are looked at, where the frames have them."""
 _COVARIANCE_FRAMES = 100
-_PROBED_FRAMES = 8
-"""How much a layer counts for the graph's outputs is found out over so many frames."""
 
 
 class CannotFactorise(ValueError):
@@ -85,7 +83,7 @@ def factorise(
     spread = frames[:: -(-len(frames) // _COVARIANCE_FRAMES)]
     sides = _sides(model, list(layers.values()), spread, seed)
     check()
-    splittable = _splittable(model, layers, pairs, sides, frames[:_PROBED_FRAMES], check)
+    splittable = _splittable(model, layers, pairs, sides, frames, check)
     whole = work_of(model, channels)
     ranks = choose_ranks(splittable, whole - sum(each.work(None) for each in splittable.values()), share)
     if not ranks:
@@ -153,9 +151,7 @@ def _splittable(
 ) -> dict[str, Splittable]:
     """Finds out how much a layer's loss counts: with half of its ranks, it alone, the outputs are looked at."""
     arrays = arrays_of(model)
-    outputs = [each.name for each in model.graph.output]
-    whole = Part(model, outputs)
-    answers = [whole.run(feeds) for feeds in frames]
+    probe = Probe(model, frames)
     found = {}
     for name, layer in layers.items():
         check()
@@ -163,10 +159,7 @@ def _splittable(
         shape = arrays[layer.weight].shape
         plain = Splittable(reads, gives, pairs[name] // int(np.prod(shape[2:])), int(np.prod(shape[2:])))
         halves = (shape[1] // 2, shape[0] // 2)
-        probed = _split(model, {name: layer}, {name: halves}, sides)
-        part = Part(probed, outputs)
-        error = np.mean([distance(answer, part.run(feeds)) for answer, feeds in zip(answers, frames, strict=True)])
-        weight = max(float(error), 1e-12) / max(plain.loss(halves), 1e-12)
+        weight = probe.suffers(_split(model, {name: layer}, {name: halves}, sides), plain.loss(halves))
         found[name] = Splittable(reads, gives, plain.places, plain.taps, weight)
     return found
 

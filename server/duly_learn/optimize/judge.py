@@ -17,7 +17,7 @@ from duly.energy.meter import Meter
 from duly.models.spec import Signature, Variant
 from duly.models.version_settings import with_settings
 from duly_learn.frames.frame import LearnFrame
-from duly_learn.frames.split import in_order, neighbours
+from duly_learn.frames.split import alike_by_time, in_order
 from duly_learn.graphs.describe import size_bytes
 from duly_learn.optimize.judged import Frame, Judged
 from duly_learn.optimize.rule import Rule, refusals
@@ -109,9 +109,8 @@ def _agree(bench: Bench, judged: Judged, model: RunningModel) -> None:
 
 
 def _alike(frames: Sequence[LearnFrame], margins: Sequence[float]) -> float:
-    """How many frames count as one: as margins tell, or, where they do not, as many as are neighbours."""
-    found = frames_alike([margins[index] for index in in_order(frames)])
-    return found or len(frames) / len(set(neighbours(frames)))
+    """How many frames count as one: as margins tell, or, where they do not, their times."""
+    return frames_alike([margins[index] for index in in_order(frames)]) or alike_by_time(frames)
 
 
 def _outputs(outcome: Outputs | Refusal) -> Outputs | None:

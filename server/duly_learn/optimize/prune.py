@@ -16,14 +16,12 @@ from duly_learn.graphs.work import work_of, work_of_pairs
 from duly_learn.optimize.activations import Moments, moments_of
 from duly_learn.optimize.choice import FIXED, Curve, Dense, Reader, curve_by_magnitude, curve_by_sensitivity, share_out
 from duly_learn.optimize.compensate import Fit, fold_into_kept, reconstruct
-from duly_learn.optimize.distance import distance
+from duly_learn.optimize.distance import Probe
 
 Method = Literal["sensitivity", "magnitude"]
 
 PRUNING_FRAMES_MAX = 96
 """The layers are made anew over so many frames at most."""
-_PROBED_FRAMES = 8
-"""How much a layer counts for the graph's outputs is found out over so many frames."""
 
 
 class CannotPrune(ValueError):
@@ -83,7 +81,7 @@ def prune(
         for place, group in enumerate(channels.groups)
     }
     check()
-    weights = _weights(model, channels, curves, moments, frames[:_PROBED_FRAMES], check)
+    weights = _weights(model, channels, curves, moments, frames, check)
     kept = share_out(curves, weights, _dense(model, channels), share)
     removed = _removed(channels, curves, kept)
     if not removed:
@@ -193,9 +191,7 @@ def _weights(
     check: Callable[[], None],
 ) -> dict[int, float]:
     """How much the graph's outputs suffer for each loss of a group: half of its channels are taken out, it alone."""
-    outputs = [each.name for each in model.graph.output]
-    whole = Part(model, outputs)
-    answers = [whole.run(feeds) for feeds in frames]
+    probe = Probe(model, frames)
     found = {}
     for place, curve in curves.items():
         check()
@@ -204,9 +200,7 @@ def _weights(
             found[place] = 1.0
             continue
         removed = _removed(channels, {place: curve}, {place: half})
-        part = Part(_smaller(model, channels, removed, moments), outputs)
-        error = np.mean([distance(answer, part.run(feeds)) for answer, feeds in zip(answers, frames, strict=True)])
-        found[place] = max(float(error), 1e-12) / max(float(curve.losses[half]), 1e-12)
+        found[place] = probe.suffers(_smaller(model, channels, removed, moments), float(curve.losses[half]))
     return found
 
 
