@@ -117,6 +117,10 @@ class Gauges:
     """What was kept of frames."""
     learning: LearningCounts = field(default_factory=LearningCounts)
     """What is learnt from frames."""
+    realtime: bool | None = None
+    """Whether the server and its workers run before other processes; None: nobody has asked for it."""
+    realtime_fallbacks: Mapping[str, int] = field(default_factory=dict)
+    """How often that was taken back, by whose it was."""
 
 
 @dataclass(slots=True)
@@ -416,6 +420,8 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
     yield failed
     yield from _samples(gauges.samples)
     yield from _learning(gauges.learning)
+    if gauges.realtime is not None:
+        yield from _realtime(gauges.realtime, gauges.realtime_fallbacks)
 
 
 def _samples(counts: SamplingCounts) -> Iterator[Metric]:
@@ -441,6 +447,20 @@ def _samples(counts: SamplingCounts) -> Iterator[Metric]:
         "How often the process that keeps frames has ended.",
         value=counts.restarts,
     )
+
+
+def _realtime(urgent: bool, fallbacks: Mapping[str, int]) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "duly_realtime", "1: server and workers run before other processes; 0: that was taken back.", value=urgent
+    )
+    taken = CounterMetricFamily(
+        "duly_realtime_fallbacks_total",
+        "Times that real time was taken back from the server or a worker.",
+        labels=["of"],
+    )
+    for name, count in fallbacks.items():
+        taken.add_metric([name], count)
+    yield taken
 
 
 def _learning(learning: LearningCounts) -> Iterator[Metric]:
