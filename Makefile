@@ -115,6 +115,9 @@ test-compiled: core ## The tests that touch what is compiled, with it compiled; 
 optimize-figures: $(READY) ## Make and judge the variants that docs/optimize.md has figures of (FIGURES_ARGS: beats digits, or options)
 	$(BIN)/python docs/measure_optimize.py $(FIGURES_ARGS)
 
+realtime-figures: $(READY) ## Measure latency beside busy programs with and without --realtime, root (FIGURES_ARGS for options)
+	$(BIN)/python docs/measure_realtime.py $(FIGURES_ARGS)
+
 grid: $(READY) ## Measure what the scheduler must show, in the simulator (GRID_ARGS for options)
 	$(BIN)/duly-sim grid $(GRID_ARGS)
 

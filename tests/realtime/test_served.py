@@ -101,7 +101,7 @@ def metric(server: Serving, name: str) -> float:
 
 @needs_rights
 def test_all_of_it_is_seen_from_outside(repository: Path) -> None:
-    with serve(repository, "--realtime", "--metrics", "127.0.0.1:0") as server:
+    with serve(repository, "--realtime", "--threads", "2", "--metrics", "127.0.0.1:0") as server:
         pid, worker, watchdog = (
             server.process.pid,
             child(server, "duly double/1").pid,
@@ -110,6 +110,7 @@ def test_all_of_it_is_seen_from_outside(repository: Path) -> None:
         assert asks(server.address) == [0, 2, 4, 6]
         until(lambda: policies(pid) == urgent(scheduling.LOOP_PRIORITY, scheduling.BESIDE_PRIORITY))
         assert os.sched_getparam(pid).sched_priority == scheduling.LOOP_PRIORITY
+        assert len(scheduling.threads(worker)) > 1, "the session has a pool"
         assert policies(worker) == urgent(scheduling.WORKER_PRIORITY)
         assert policies(watchdog) == urgent(scheduling.WATCHDOG_PRIORITY)
         for each in (pid, worker, watchdog):
