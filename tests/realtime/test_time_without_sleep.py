@@ -10,16 +10,17 @@ import pytest
 from duly.realtime import scheduling
 from tests.realtime.needs import needs_rights
 
+HARD_US = scheduling.WARNED_US + 200_000
 BEGIN = f"""
 import os, resource, time
 from duly.realtime.scheduling import make_urgent
 from duly.worker.main import _stay_in_time
 _stay_in_time("m")
-resource.setrlimit(resource.RLIMIT_RTTIME, (200_000, 600_000))
+resource.setrlimit(resource.RLIMIT_RTTIME, ({scheduling.WARNED_US}, {HARD_US}))
 make_urgent([0], {scheduling.WORKER_PRIORITY})
 """
-RUNS = """
-while time.process_time() < 1.5:
+RUNS = f"""
+while time.process_time() < {3 * HARD_US / 1e6}:
     pass
 """
 """It comes back to the interpreter all the time, as a worker between batches."""

@@ -22,6 +22,9 @@ WATCHDOG_PRIORITY = 13
 PRIORITY_MAX = WATCHDOG_PRIORITY
 """The highest that is asked for, and so what RLIMIT_RTPRIO must allow."""
 
+WARNED_US = 1_000_000
+"""A worker's process is warned (SIGXCPU) when one of its threads has run for so long without sleeping once."""
+
 _URGENT = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
 # Without privileges a thread keeps the mark, so it stays.
 _ORDINARY = os.SCHED_OTHER | os.SCHED_RESET_ON_FORK

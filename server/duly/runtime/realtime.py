@@ -104,7 +104,7 @@ class RealTime:
         try:
             if not spins:
                 hard_us = int(RT_SECONDS_MAX * 1e6 + RT_RUNS_MAX * longest_ns / 1e3)
-                resource.prlimit(worker.pid, resource.RLIMIT_RTTIME, (1_000_000, hard_us))
+                resource.prlimit(worker.pid, resource.RLIMIT_RTTIME, (scheduling.WARNED_US, hard_us))
             self._make_worker_urgent(worker.pid)
         except OSError as error:
             raise WorkerError(f"its process cannot run in real time: {error.strerror}") from None

@@ -9,6 +9,7 @@ time and all on this one thread, until it is asked to stop or the server is gone
 import contextlib
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from duly.realtime import memory
+from duly.realtime.scheduling import WARNED_US
 from duly.worker import channel, handed_state, shared_frames
 from duly.worker.background import fits, in_background, step_back
 from duly.worker.die_with_parent import die_with_parent, leave_signals_to_server
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 _REASON_CHARS_MAX = 4000
+_SLEEP_S = 1e-4
+"""Less might be over before it has begun."""
 _NAME_BYTES_MAX = 15  # linux/sched.h, TASK_COMM_LEN with its zero
 
 
@@ -150,14 +154,21 @@ def _take_processors(numbers: list[int]) -> None:
 
 
 def _stay_in_time(model: str) -> None:
-    """Keeps the memory that there is now, and lives with the kernel's limit of time without sleep: it warns this
-    process, and a thread that then sleeps, be it for no time, begins anew. One that cannot is ended.
+    """Keeps the memory that there is now, and lives with the kernel's limit of time without sleep (RLIMIT_RTTIME): the
+    kernel warns this process, which then sleeps for a moment and has all of its time anew. One that cannot is ended.
     """
-    signal.signal(signal.SIGXCPU, lambda signum, where: time.sleep(1e-6))
+    signal.signal(signal.SIGXCPU, _warned)
     try:
         memory.lock()
     except OSError as error:
         raise LoadError(f"{model}: its worker's memory cannot be locked: {error.strerror} (realtime)") from None
+
+
+def _warned(signum: int, frame: object) -> None:
+    time.sleep(_SLEEP_S)
+    # With each warning the kernel puts the next one off by a second, in the end beyond the time at which it kills.
+    hard_us = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
+    resource.setrlimit(resource.RLIMIT_RTTIME, (WARNED_US, hard_us))
 
 
 def _here(work: Callable[[], _Result]) -> _Result:
