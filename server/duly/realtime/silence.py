@@ -18,6 +18,7 @@ READY = b"ready"
 ORDINARY = b"ordinary"
 """It has taken the urgency back, and listens no more."""
 MESSAGE_BYTES_MAX = 1 << 15
+"""A sign of life of more bytes is cut off."""
 PIDS_MAX = 4096
 """So many processes are told of; what is more keeps its urgency."""
 

@@ -29,11 +29,14 @@ OVERRUN_NS = 200_000_000
 PLANS_MAX = 3
 """A worker that owes an answer for longer than both this time and so many times its plan is ordinary until then."""
 RT_SECONDS_MAX = 10.0
+"""The kernel ends a worker whose thread has run for so long, and RT_RUNS_MAX runs, without sleeping once: even where
+neither the server nor what watches over it comes to anything."""
 RT_RUNS_MAX = 20
-"""The kernel ends a worker whose thread has run for so long, and for so many times what the longest run of its warm-up
-took, without sleeping once: it does so even where neither the server nor what watches over it comes to anything."""
+"""So many times what the longest run of the warm-up took is added to RT_SECONDS_MAX."""
 READY_SECONDS_MAX = 10.0
+"""Where the process that watches over the server does not say in this time that it does, the server does not start."""
 CLOSE_SECONDS_MAX = 2.0
+"""It is killed as the server ends, and waited for no longer than this."""
 _POLLER = "(_poll_wrapper)"
 """What the name of gRPC's own thread in Python ends with, on which messages arrive."""
 
