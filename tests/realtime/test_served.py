@@ -177,6 +177,7 @@ def test_a_server_whose_loop_is_lost_gives_the_processor_back_and_serves_on(repo
     path = os.pathsep.join(filter(None, sys.path))
     command = [sys.executable, "-P", "-m", "tests.realtime.lost_server", str(repository)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path})
+    assert "the event loop gave no sign of life" in done.stdout
     found = json.loads(done.stdout.splitlines()[-1])
     assert min(found["before"]) > 0
     assert found["after"] == [0, 0]
@@ -185,9 +186,10 @@ def test_a_server_whose_loop_is_lost_gives_the_processor_back_and_serves_on(repo
 
 
 @needs_rights
-def test_nothing_is_urgent_that_nobody_watches_over(repository: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_nothing_is_urgent_that_nobody_watches_over(repository: Path, how: signal.Signals) -> None:
     with serve(repository, "--realtime", "--metrics", "127.0.0.1:0") as server:
-        child(server, "duly watchdog").kill()
+        child(server, "duly watchdog").send_signal(how)
         until(lambda: metric(server, "duly_realtime") == 0)
         for pid in (server.process.pid, child(server, "duly double/1").pid):
             assert policies(pid) == {(os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, 0)}

@@ -17,10 +17,12 @@ READY = b"ready"
 """It listens."""
 ORDINARY = b"ordinary"
 """It has taken the urgency back, and listens no more."""
-MESSAGE_BYTES_MAX = 1 << 15
+MESSAGE_BYTES_MAX = 1 << 14
 """A sign of life of more bytes is cut off."""
-PIDS_MAX = 4096
+PIDS_MAX = 1024
 """So many processes are told of; what is more keeps its urgency."""
+UNHEARD_BYTES_MAX = 1 << 14
+"""Who listens and leaves so much unread, as the kernel counts it some seconds of signs, listens no more."""
 
 
 class Silence:

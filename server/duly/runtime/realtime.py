@@ -188,13 +188,13 @@ class RealTime:
     def _say_alive(self, workers: list[Worker]) -> None:
         assert self._watchdog is not None
         pids = " ".join(str(worker.pid) for worker in workers[: silence.PIDS_MAX])
-        try:
-            self._watchdog.send(pids.encode() or b" ")
-            said = self._watchdog.recv(silence.MESSAGE_BYTES_MAX)
-        except BlockingIOError:
-            return
-        except OSError:
-            said = b""
+        said = b""
+        with contextlib.suppress(OSError):  # as where it leaves all unread, or is gone
+            try:
+                said = self._watchdog.recv(silence.MESSAGE_BYTES_MAX)
+            except BlockingIOError:  # it has nothing to say, as always
+                self._watchdog.send(pids.encode() or b" ")
+                return
         why = "the event loop gave no sign of life" if said == silence.ORDINARY else "nothing watches over it any more"
         self._fall_back(why, workers)
 
@@ -211,6 +211,7 @@ def _watchdog() -> "tuple[socket.socket, subprocess.Popen[bytes]]":
     """Starts the process that watches over this one. Returns the way to it. Raises OSError."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, silence.UNHEARD_BYTES_MAX)
     command = [sys.executable, "-P", "-m", "duly.realtime.watchdog", str(theirs.fileno()), str(os.getpid())]
     environment = worker_environment(os.environ)
     with theirs:
