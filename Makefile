@@ -121,6 +121,9 @@ overload-figures: $(READY) ## What variants are worth under overload, on live se
 guards-figures: $(READY) ## What detectors make of another time, and of other recordings (FIGURES_ARGS: yolo vad beats, or options)
 	$(BIN)/python docs/measure_guards.py $(FIGURES_ARGS)
 
+realtime-figures: $(READY) ## Measure latency beside busy programs with and without --realtime, root (FIGURES_ARGS for options)
+	$(BIN)/python docs/measure_realtime.py $(FIGURES_ARGS)
+
 grid: $(READY) ## Measure what the scheduler must show, in the simulator (GRID_ARGS for options)
 	$(BIN)/duly-sim grid $(GRID_ARGS)
 

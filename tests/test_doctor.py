@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from duly import doctor
 from duly.cli_doctor import doctor as command
 from duly.doctor import Finding, Level, examine, worst
+from duly.realtime import rights
+from duly.realtime.rights import Rights
 from tests import graphs
 from tests.access.credentials import ca, issue
 
@@ -139,3 +141,21 @@ def test_no_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(doctor, "check_installed", missing)
     assert levels(examine({}, None, {}), "onnxruntime") == [Level.PROBLEM]
+
+
+def test_what_is_missing_for_real_time_is_wrong_only_where_it_is_asked_for(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = Rights(False, False, 0, False, 65_536, "No such file or directory", 2, -1)
+    monkeypatch.setattr(rights, "look", lambda: without)
+    idle = [each for each in examine({"models": str(root)}, None, {}) if each.subject == "real time"]
+    asked = [each for each in examine({"models": str(root), "realtime": True}, None, {}) if each.subject == "real time"]
+    assert [each.level for each in idle] == [Level.OK] * 4
+    assert [each.level for each in asked] == [Level.PROBLEM] * 3 + [Level.WARNING]
+    assert "RLIMIT_MEMLOCK is 65,536 bytes" in asked[1].found
+    assert all(each.advice for each in (*idle, *asked))
+    monkeypatch.setattr(rights, "look", lambda: Rights(True, True, 0, True, 0, "", 2, 950_000))
+    (found,) = [
+        each for each in examine({"models": str(root), "realtime": True}, None, {}) if each.subject == "real time"
+    ]
+    assert (found.level, "can be had" in found.found) == (Level.OK, True)

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 
@@ -26,6 +26,7 @@ from duly.metrics_server import MetricsError, MetricsServer, serve_metrics
 from duly.models.manifest import ManifestError
 from duly.models.repository import Repository
 from duly.models.trust import Trust, trust_of
+from duly.realtime import lane_cpus, silence
 from duly.rpc.doors import Doors
 from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
@@ -45,6 +46,7 @@ from duly.runtime.flight_recorder import DumpError, FlightRecorder
 from duly.runtime.learning import Drift, LearnerSettings, Learning, missing_packages
 from duly.runtime.model_host import ModelHost, VersionLimits
 from duly.runtime.read_apart import READERS_MAX
+from duly.runtime.realtime import RealTime, RealTimeError
 from duly.runtime.recording_file import RecordingWriter
 from duly.runtime.repository_watch import RepositoryWatch
 from duly.runtime.running_trial import TrialReport
@@ -64,7 +66,6 @@ from duly.streams.open_streams import OpenStreams
 from duly.streams.stream import StreamHost
 from duly.streams.verdict import Verdicts
 from duly.telemetry import configure_logging
-from duly.wakefulness import WAKEFULNESS, hold_wakefulness
 from duly.worker import confine
 from duly.worker.errors import BackendError
 from duly.worker.memory import memory_bytes_max
@@ -116,11 +117,12 @@ class App:
             self.catalogue,
             self.driver,
             self.metrics,
-            config.threads or default_threads(),
+            config.threads or (0 if config.cpus else default_threads()),
             config.load_timeout_s,
             limits.frame,
             _trust(config),
         )
+        self._supervisor.cpus = _lanes_cpus(self.catalogue.lanes, config.cpus)
         self._admission = Admission(lambda: self.driver.scheduler, self.driver.clock, config.admission == "enforce")
         self.host = ModelHost(
             Repository(config.models),
@@ -174,7 +176,9 @@ class App:
         """The shared memory that clients of KServe's protocol have registered."""
         self._metrics_server: MetricsServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._wakefulness: int | None = None
+        self._realtime: RealTime | None = None
+        self._cpus_before: set[int] | None = None
+        """Where this process could run before it left some processors to the lanes; None: it has not."""
         self._drain: asyncio.Task[None] | None = None
         self._drained = asyncio.Event()
         self._dump: asyncio.Task[None] | None = None
@@ -189,14 +193,7 @@ class App:
     async def start(self) -> None:
         """Loads and warms all models, then listens. Raises StartError."""
         config = self._config
-        if config.realtime:
-            try:
-                self._wakefulness = hold_wakefulness()
-            except OSError as error:
-                raise StartError(
-                    f"realtime: {WAKEFULNESS} cannot be held, {os.strerror(error.errno or 0)}: let the server's user "
-                    "write to it, or set wake_ahead alone"
-                ) from None
+        await self._take_time()
         try:
             check_installed()
         except BackendError as error:
@@ -281,7 +278,7 @@ class App:
         gc.freeze()
         self._sampling.start()
         await server.start()
-        self._tasks = [
+        self._tasks += [
             *self._watches(),
             watch_over("watch for clients that do not read", partial(periodically, self.streams.watch)),
             watch_over("watch for idle sequences", partial(periodically, kserve.watch)),
@@ -296,6 +293,32 @@ class App:
         self.learning.start()
         self._say_ceiling(message_bytes_max)
         _log.info("serving", address=self.address, local=self.local_path or None, metrics=self.metrics_address or None)
+
+    async def _take_time(self) -> None:
+        """Leaves the lanes' processors to them, and asks for real time, where that is wanted. Raises StartError."""
+        taken: set[int] = set().union(*self._supervisor.cpus.values())
+        if taken:
+            try:
+                self._cpus_before = lane_cpus.move(os.sched_getaffinity(0) - taken)
+            except OSError as error:
+                raise StartError(
+                    f"cpus: the server cannot be moved from those of the lanes: {error.strerror}"
+                ) from None
+            lanes = {lane: lane_cpus.told(cpus) for lane, cpus in self._supervisor.cpus.items()}
+            _log.info("processors", server=lane_cpus.told(os.sched_getaffinity(0)), **lanes)
+        if self._config.realtime:
+            realtime = RealTime()
+            try:
+                await realtime.begin(len(taken))
+            except RealTimeError as error:
+                raise StartError(str(error)) from None
+            self._realtime = self._supervisor.realtime = realtime
+            look = partial(periodically, self._look_at_time, silence.LOOK_NS / 1e9)
+            self._tasks = [watch_over("real time", look)]
+
+    def _look_at_time(self) -> None:
+        assert self._realtime is not None
+        self._realtime.look(worker for loaded in self.catalogue.all_versions() for worker in loaded.workers.values())
 
     def _listen_locally(self, connections_max: int) -> None:
         """Lets clients on this machine share memory with the server, if that is wanted. Raises ListenError."""
@@ -423,9 +446,10 @@ class App:
             self._metrics_server.stop()
         self._recording.close()
         await self._doors.close()
-        if self._wakefulness is not None:
-            os.close(self._wakefulness)
-            self._wakefulness = None
+        if self._realtime is not None:
+            await self._realtime.close()
+        if self._cpus_before is not None:
+            lane_cpus.move(self._cpus_before)
 
     async def _do_drain(self, grace_ns: int) -> None:
         _log.info("draining", grace_s=grace_ns / 1e9, frames_in_flight=len(self.driver.held))
@@ -477,6 +501,8 @@ class App:
             calls_failed=self._doors.gate.failed.copy(),
             samples=self._sampling.counts,
             learning=self.learning.counts(),
+            realtime=self._realtime.urgent if self._realtime is not None else None,
+            realtime_fallbacks=self._realtime.fallbacks.copy() if self._realtime is not None else {},
         )
 
     def _drifted(self, name: str, drift: Drift) -> None:
@@ -554,6 +580,13 @@ def _limits(config: ServerConfig) -> Limits:
         ServerLimits(config.streams_max, config.payload_bytes_max, config.local_bytes_max),
         CriticalLimits(config.critical_streams_max, config.critical_share_max),
     )
+
+
+def _lanes_cpus(lanes: Sequence[str], entries: Sequence[str]) -> dict[str, frozenset[int]]:
+    try:
+        return lane_cpus.of_lanes(lanes, entries)
+    except ValueError as error:
+        raise StartError(f"cpus: {error}") from None
 
 
 def _trust(config: ServerConfig) -> Trust:

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from duly.addresses import is_local, local_path, split_host_port
+from duly.realtime import lane_cpus
 from duly.settings import BYTES_IN_FLIGHT, PAYLOAD_BYTES
 
 _UNIX_PATH_BYTES_MAX = 107  # the length of Linux's sun_path less its final zero
@@ -82,6 +83,11 @@ def _lane_names(lanes: tuple[str, ...]) -> tuple[str, ...]:
     if len(lanes) > _LANES_MAX:
         raise ValueError(f"should be at most {_LANES_MAX} lanes")
     return lanes
+
+
+def _lane_cpus(entries: tuple[str, ...]) -> tuple[str, ...]:
+    lane_cpus.check(entries)
+    return entries
 
 
 def _absolute(folders: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -146,7 +152,10 @@ class ServerConfig(BaseModel):
     """Execution slots, such as cuda:0,cuda:1; not set: every GPU that the installed packages can use, else cpu:0."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """Intra-op threads of a worker on a CPU lane; 0: one less than the CPUs that the server may use by its affinity and
-    its cgroup's quota."""
+    its cgroup's quota, or as many as its lane has (cpus)."""
+    cpus: Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_lane_cpus)] = ()
+    """Processors that lanes have for themselves, an entry for each lane in their order, such as 2-3,4-5 or 2+4; the
+    server, and what else it starts, has the others. Not set: all run anywhere."""
     transport: Literal["lan", "wan"] = "lan"
     """lan keeps frames out of the transport's buffers, wan lets the buffers grow with the delay of the line."""
     streams_max: Annotated[
@@ -330,8 +339,8 @@ class ServerConfig(BaseModel):
     and shortly before the next frame of a stream with a stated period is due, so that none waits for a processor that
     sleeps."""
     realtime: bool = False
-    """wake_ahead, and no processor of this machine sleeps so deeply that waking up takes long, which costs power; needs
-    the right to write to /dev/cpu_dma_latency."""
+    """Whether the server and its workers run before all other processes (SCHED_FIFO), with their memory locked, and no
+    processor of this machine sleeps, which costs power; with wake_ahead. It needs rights, and says which."""
     record: Path | None = None
     """File to record to what goes into the scheduler and what comes out; an existing file is replaced."""
     record_bytes_max: Annotated[
@@ -374,6 +383,13 @@ class ServerConfig(BaseModel):
         (host, port), (other_host, other_port) = split_host_port(value), split_host_port(listen)
         if port and port == other_port and (host == other_host or {host, other_host} & {"0.0.0.0", "::"}):
             raise ValueError(f"should have another port than listen, which is {listen}")
+        return value
+
+    @field_validator("cpus")
+    @classmethod
+    def _for_each_lane(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if lanes := info.data.get("lanes"):
+            lane_cpus.of_lanes(lanes, value)
         return value
 
     @field_validator("manifest_keys")

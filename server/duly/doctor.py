@@ -30,6 +30,7 @@ from duly.gpus import default_lanes
 from duly.models.manifest import ManifestError
 from duly.models.repository import NotARepository, Repository
 from duly.models.trust import trust_of
+from duly.realtime import lane_cpus, rights, wakefulness
 from duly.runtime.worker_groups import NoGroups, find_home
 from duly.settings import option_name
 from duly.worker import confine, kernel, landlock, seccomp
@@ -85,6 +86,7 @@ def examine(settings: Mapping[str, object], file: Path | None, environ: Mapping[
         _shared_memory,
         _locked_memory,
         _cpus,
+        lambda: _real_time(config),
         _wall_clock,
         _clock_source,
         _accelerators,
@@ -318,6 +320,28 @@ def _cpus() -> list[Finding]:
         advice = "a worker and the server share it, so that each makes the other late: give it two"
         return [Finding("CPUs", Level.WARNING, text, advice)]
     return [Finding("CPUs", Level.OK, text)]
+
+
+def _real_time(config: ServerConfig | None) -> list[Finding]:
+    """What of it could be had. It is only wanting where it is asked for."""
+    may = rights.look()
+    taken = {number for entry in config.cpus for number in lane_cpus.parse(entry)} if config is not None else set()
+    asked = config is not None and config.realtime
+    beside = len(taken - os.sched_getaffinity(0))
+    found = [
+        Finding("real time", Level.PROBLEM, each.what, each.remedy)
+        if asked
+        else Finding("real time", Level.OK, f"{option_name('realtime')} could not be had: {each.what}", each.remedy)
+        for each in rights.lacking(may, beside)
+    ]
+    if not found:
+        text = "it can be had" if asked else f"{option_name('realtime')} could be had"
+        found.append(Finding("real time", Level.OK, f"{text}: SCHED_FIFO, locked memory, {wakefulness.WAKEFULNESS}"))
+    if may.runtime_us < 0:
+        text = "kernel.sched_rt_runtime_us is -1: a real-time thread that spins has its processor for good"
+        level = Level.WARNING if asked else Level.OK
+        found.append(Finding("real time", level, text, "sysctl kernel.sched_rt_runtime_us=950000"))
+    return found
 
 
 def _accelerators() -> list[Finding]:

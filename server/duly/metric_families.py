@@ -157,6 +157,8 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
     yield failed
     yield from _samples(gauges.samples)
     yield from _learning(gauges.learning)
+    if gauges.realtime is not None:
+        yield from _realtime(gauges.realtime, gauges.realtime_fallbacks)
 
 
 def _samples(counts: SamplingCounts) -> Iterator[Metric]:
@@ -182,6 +184,20 @@ def _samples(counts: SamplingCounts) -> Iterator[Metric]:
         "How often the process that keeps frames has ended.",
         value=counts.restarts,
     )
+
+
+def _realtime(urgent: bool, fallbacks: Mapping[str, int]) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "duly_realtime", "1: server and workers run before other processes; 0: that was taken back.", value=urgent
+    )
+    taken = CounterMetricFamily(
+        "duly_realtime_fallbacks_total",
+        "Times that real time was taken back from the server or a worker.",
+        labels=["of"],
+    )
+    for name, count in fallbacks.items():
+        taken.add_metric([name], count)
+    yield taken
 
 
 def _learning(learning: LearningCounts) -> Iterator[Metric]:

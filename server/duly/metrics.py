@@ -113,6 +113,10 @@ class Gauges:
     """What was kept of frames."""
     learning: LearningCounts = field(default_factory=LearningCounts)
     """What is learnt from frames."""
+    realtime: bool | None = None
+    """Whether the server and its workers run before other processes; None: nobody has asked for it."""
+    realtime_fallbacks: Mapping[str, int] = field(default_factory=dict)
+    """How often that was taken back, by whose it was."""
 
 
 @dataclass(slots=True)

@@ -7,8 +7,6 @@ from pathlib import Path
 import grpc
 import pytest
 
-from duly import wakefulness
-from duly.app import StartError
 from duly.runtime.worker_process import ROUSED_MAX
 from tests import graphs
 from tests.e2e.serving import serving
@@ -45,25 +43,3 @@ async def test_a_worker_that_is_stopped_is_roused_a_few_times_and_then_answers_w
         os.kill(worker.pid, signal.SIGCONT)
         async with Wire(channel, model="double") as wire:
             assert (await wire.ask(frame(1, [1, 2, 3, 4]))).status == ON_TIME
-
-
-async def test_realtime_holds_processors_awake_as_long_as_the_server_runs(
-    repository: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    device = tmp_path_factory.mktemp("dev") / "cpu_dma_latency"
-    device.touch()
-    monkeypatch.setattr(wakefulness, "WAKEFULNESS", str(device))
-    async with serving(repository, realtime=True) as app:
-        assert device.read_bytes() == bytes(4)
-        assert app._wakefulness is not None
-        os.fstat(app._wakefulness)  # it is open
-    assert app._wakefulness is None
-
-
-async def test_realtime_is_refused_where_the_device_is_not_there(
-    repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(wakefulness, "WAKEFULNESS", "/dev/there-is-no-such-device")
-    with pytest.raises(StartError, match=r"realtime: .* cannot be held, .* wake_ahead alone"):
-        async with serving(repository, realtime=True):
-            pass

@@ -133,6 +133,8 @@ class SimulatedModel(Table):
     """False: the engine takes batches of 1, 2, 4, 8, 16, 32 and `batch_max` only."""
     lanes: tuple[Name, ...] = ()
     """The lanes that serve it; empty: all do."""
+    warm_after_s: Seconds = 0.0
+    """A lane that was idle for so long runs zeros, as on a GPU; 0: never."""
     variants: Annotated[tuple[Variant, ...], Field(max_length=16), AtLeastOne]
     """The most accurate first."""
 

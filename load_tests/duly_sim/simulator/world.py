@@ -129,6 +129,7 @@ def _models_ready(given: Simulate, lane: str, batch_times: TableService) -> list
             batch_times.warm_up(model.name, variant.name, _sizes(model)),
             model.any_size,
             rank=rank,
+            warm_after_ns=round(model.warm_after_s * 1e9),
         )
         for model in given.model
         if not model.lanes or lane in model.lanes

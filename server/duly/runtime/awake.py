@@ -70,6 +70,7 @@ class Awake:
         now_ns = self._clock()
         self._credit_ns -= now_ns - since_ns
         if now_ns < self._until_ns and self._credit_now_ns(now_ns) > 0:
+            os.sched_yield()  # what brings the frame may wait for this very processor, without a share of its own
             self._loop.call_soon(self._go_round, now_ns)
         else:
             self._goes_round = False

@@ -5,6 +5,7 @@ waits for it, so that streams go on meanwhile.
 """
 
 import asyncio
+from collections.abc import Mapping
 from functools import partial
 
 import structlog
@@ -20,9 +21,10 @@ from duly.runtime.driver import Driver
 from duly.runtime.load_answers import Ready
 from duly.runtime.process_state import process_state
 from duly.runtime.read_apart import ApartReaders, readable
+from duly.runtime.realtime import RealTime
 from duly.runtime.tasks import watch_over
 from duly.runtime.worker_groups import WorkerGroups
-from duly.runtime.worker_launch import start_worker, too_slow
+from duly.runtime.worker_launch import Place, start_worker, too_slow
 from duly.runtime.worker_process import OtherContents, Worker, WorkerError
 
 _log = structlog.get_logger("duly.models")
@@ -54,11 +56,15 @@ class Supervisor:
         limits: SizeLimits,
         trust: Trust | None = None,
     ) -> None:
-        """`threads`: intra-op threads of a worker whose model states none. `load_timeout_s`: for one worker. `limits`:
-        what a frame may have. `trust`: what workers may do.
+        """`threads`: intra-op threads of a worker whose model states none; 0: as many as its lane has processors
+        (`cpus`). `load_timeout_s`: for one worker. `limits`: what a frame may have. `trust`: what workers may do.
         """
         self.groups: WorkerGroups | None = None
         """What makes control groups for workers; None: they have none of their own."""
+        self.cpus: Mapping[str, frozenset[int]] = {}
+        """The processors that lanes have for themselves, by the lane."""
+        self.realtime: RealTime | None = None
+        """What makes workers urgent; None: they are ordinary."""
         self.apart = ApartReaders(driver, trust, lambda: self.groups)
         self._limits = limits
         self._trust = trust
@@ -196,8 +202,10 @@ class Supervisor:
         # A worker that replaces another is waited for; a new version can wait for what serves.
         background = loaded.state is VersionState.LOADING and self._others_serve(loaded)
         group = self.groups.add() if self.groups is not None else None
+        place = Place(self.cpus.get(lane, frozenset()), self.realtime is not None)
+        threads = self._threads or len(place.cpus)
         worker = start_worker(
-            loaded.version, lane, self._threads, limits, ran, ended, expected, self._trust, background, group
+            loaded.version, lane, threads, limits, ran, ended, expected, self._trust, background, group, place=place
         )
         self._processes.add(worker)
         loaded.starting.add(worker)
@@ -206,6 +214,9 @@ class Supervisor:
             await worker.hold_memory(self._trust.worker_memory_bytes_max if self._trust else 0)
             if worker.ended:
                 raise WorkerError("its worker process ended as soon as it was ready")
+            if self.realtime is not None:
+                longest_ns = max(max(times) for each in ready.variants for times in each.samples_ns.values())
+                self.realtime.serve(worker, longest_ns, loaded.version.config.spinning)
             return worker, ready
         except BaseException:
             await self._end(worker)

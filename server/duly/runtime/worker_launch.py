@@ -24,6 +24,19 @@ DESCRIBE_SECONDS_MAX = 600.0
 """A graph that is not read after so long is given up."""
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a worker runs, and how."""
+
+    cpus: frozenset[int] = frozenset()
+    """The processors of its lane; none: those of the server."""
+    realtime: bool = False
+    """Whether it keeps its memory, and runs before other processes once the server makes it urgent."""
+
+
+ORDINARY = Place()
+
+
 def start_worker(
     version: ModelVersion,
     lane: str,
@@ -36,11 +49,12 @@ def start_worker(
     background: bool = False,
     group: WorkerGroup | None = None,
     checked: bool = True,
+    place: Place = ORDINARY,
 ) -> Worker:
     """Starts a worker that loads all variants of the version. `limits`: what a frame may have on this server. `Worker`
     explains the callbacks and `expected`. `trust`: what the worker may do; None: as without settings. `background`:
     whether it may take its time, as others serve meanwhile. `group`: its control group, which ends with it. `checked`:
-    whether the first worker of a version runs its check samples.
+    whether the first worker of a version runs its check samples. `place`: where it runs, and how.
 
     Raises WorkerError where the system has no room for the process.
     """
@@ -49,6 +63,7 @@ def start_worker(
     asked: dict[str, Any] = {"limits": limits.model_dump(), "background": background}
     asked["checks"] = checked and expected is None
     asked["group"] = str(group.folder) if group is not None else ""
+    asked["cpus"], asked["realtime"] = sorted(place.cpus), place.realtime
     body = _load_body(version, lane, threads, trust) | asked
     if group is not None and fits(body):
         group.step_back()

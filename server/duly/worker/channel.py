@@ -36,6 +36,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from duly.realtime import memory
+
 LOAD, RUN, FORGET, STOP, READY, LOAD_FAILED, DONE, FAILED = range(1, 9)
 WARM, FILES, PING, PONG, GIVE, STATE, TAKE, AWAKE, SHARE, GATHER = range(9, 19)
 
@@ -449,7 +451,7 @@ class Region:
             self._reserved.clear()
             start = slot * (self.input_bytes + self.output_bytes) + (self.input_bytes if outputs else 0)
             with contextlib.suppress(OSError):  # not every system can; the region then grows up to its size
-                self._map.madvise(mmap.MADV_REMOVE, start, self.output_bytes if outputs else self.input_bytes)
+                memory.give_back(self.fd, start, self.output_bytes if outputs else self.input_bytes)
 
     @classmethod
     def create(cls, input_bytes: int, output_bytes: int) -> "Region":

@@ -9,14 +9,19 @@ time and all on this one thread, until it is asked to stop or the server is gone
 import contextlib
 import gc
 import os
+import resource
+import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from duly.realtime import memory
+from duly.realtime.scheduling import WARNED_US
 from duly.worker import channel, handed_state, shared_frames
 from duly.worker.background import fits, in_background, step_back
 from duly.worker.die_with_parent import die_with_parent, leave_signals_to_server
@@ -30,6 +35,8 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 _REASON_CHARS_MAX = 4000
+_SLEEP_S = 1e-4
+"""Less might be over before it has begun."""
 _NAME_BYTES_MAX = 15  # linux/sched.h, TASK_COMM_LEN with its zero
 
 
@@ -53,6 +60,7 @@ def _serve(connection: socket.socket) -> int:
         Path("/proc/self/comm").write_text(f"duly {body['model']}"[:_NAME_BYTES_MAX])
     _join_group(body.get("group", ""))
     try:
+        _take_processors(body.get("cpus", []))
         # What is to be loaded is imported before, and by a thread that is gone by then: the confinement binds the one
         # that there is, and those that it starts.
         apart = in_background if fits(body) else _here
@@ -61,6 +69,8 @@ def _serve(connection: socket.socket) -> int:
         confine_for, load = apart(partial(_import, bool(body.get("reads"))))
         confine_for(body)
         loaded = apart(partial(_load, partial(load, body, partial(_report, connection))))
+        if body.get("realtime"):
+            _stay_in_time(body["model"])
     except (LoadError, BackendError) as error:
         connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": str(error)[:_REASON_CHARS_MAX]}))
         return 1
@@ -132,6 +142,33 @@ def _join_group(folder: str) -> None:
             descriptor = os.open(f"{folder}/cgroup.procs", os.O_WRONLY)
             os.write(descriptor, b"0")
             os.close(descriptor)
+
+
+def _take_processors(numbers: list[int]) -> None:
+    """Puts this process on the lane's processors, before it has other threads; none: it stays where it is."""
+    if numbers:
+        try:
+            os.sched_setaffinity(0, numbers)
+        except OSError as error:
+            raise LoadError(f"its lane's processors cannot be had: {error.strerror} (cpus)") from None
+
+
+def _stay_in_time(model: str) -> None:
+    """Keeps the memory that there is now, and lives with the kernel's limit of time without sleep (RLIMIT_RTTIME): the
+    kernel warns this process, which then sleeps for a moment and has all of its time anew. One that cannot is ended.
+    """
+    signal.signal(signal.SIGXCPU, _warned)
+    try:
+        memory.lock()
+    except OSError as error:
+        raise LoadError(f"{model}: its worker's memory cannot be locked: {error.strerror} (realtime)") from None
+
+
+def _warned(signum: int, frame: object) -> None:
+    time.sleep(_SLEEP_S)
+    # With each warning the kernel puts the next one off by a second, in the end beyond the time at which it kills.
+    hard_us = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
+    resource.setrlimit(resource.RLIMIT_RTTIME, (WARNED_US, hard_us))
 
 
 def _here(work: Callable[[], _Result]) -> _Result:

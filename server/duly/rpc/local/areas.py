@@ -14,6 +14,7 @@ import mmap
 import os
 from collections.abc import Sequence
 
+from duly.realtime import memory
 from duly.rpc.local.layout import ALIVE, HEAD_BYTES, READ
 from duly.runtime.shared_memory import ClientMemory
 from duly.streams.errors import CallError
@@ -44,7 +45,7 @@ def _read_only(fd: int) -> int:
 
 def _give_back(area: mmap.mmap) -> None:
     with contextlib.suppress(OSError):  # not every system can; it is given back when the last mapping is gone
-        area.madvise(mmap.MADV_REMOVE)
+        memory.give_back_mapped(area)
 
 
 class FrameArea:
