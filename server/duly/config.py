@@ -28,6 +28,7 @@ from pydantic import (
     model_validator,
 )
 
+from duly.accelerators import ACCELERATORS, LANE_HOW, is_lane
 from duly.addresses import is_local, local_path
 from duly.cpus import usable_cpus
 from duly.settings import BYTES_IN_FLIGHT, PAYLOAD_BYTES, option_name, variable_name
@@ -38,7 +39,6 @@ NOT_SETTINGS = ("DULY_CACHE_DIR", "DULY_DEBUG")
 _OTHER_WORDS = {"host": "listen", "port": "listen", "address": "listen", "metrics_port": "metrics"}
 """What people call a setting, or a part of it, whose name is spelt otherwise."""
 _UNIX_PATH_BYTES_MAX = 107  # the length of Linux's sun_path less its final zero
-_LANE = re.compile(r"(cpu|cuda):(0|[1-9][0-9]{0,2})")
 _LANES_MAX = 64
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 
@@ -118,8 +118,8 @@ def _split_commas(value: object) -> object:
 
 
 def _lane_names(lanes: tuple[str, ...]) -> tuple[str, ...]:
-    if not all(_LANE.fullmatch(lane) for lane in lanes):
-        raise ValueError("should be names such as cpu:0 or cuda:0")
+    if not all(map(is_lane, lanes)):
+        raise ValueError(f"should be names such as {LANE_HOW}")
     if len(set(lanes)) != len(lanes):
         raise ValueError("should name each lane once")
     if len(lanes) > _LANES_MAX:
@@ -186,7 +186,8 @@ class ServerConfig(BaseModel):
     metrics: Annotated[str | None, AfterValidator(_host_port)] = None
     """Where Prometheus scrapes, HOST:PORT; not set: metrics are not served."""
     lanes: Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_lane_names)] = ()
-    """Execution slots, such as cuda:0,cuda:1; not set: every GPU that the installed packages can use, else cpu:0."""
+    """Execution slots, such as cuda:0,cuda:1 or openvino:NPU; not set: every NVIDIA GPU that the installed packages can
+    use, or what the installed ONNX Runtime is made for, else cpu:0. docs/accelerators.md has all names."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """Intra-op threads of a worker on a CPU lane; 0: one less than the CPUs that the server may use by its affinity and
     its cgroup's quota."""
@@ -557,17 +558,36 @@ def _in_plain_words(kind: str, name: str, message: str, value: object) -> str:
 
 
 def default_lanes() -> tuple[str, ...]:
-    """One lane for each NVIDIA GPU that this process may use, if onnxruntime-gpu is installed; else `cpu:0`."""
+    """The lanes of the ONNX Runtime that is installed: one for each NVIDIA GPU that this process may use, the CPU
+    device of OpenVINO, the GPU of WebGPU; else `cpu:0`. Other devices are for who sets `lanes`, as they cannot be
+    counted without loading drivers.
+    """
+    for each in ACCELERATORS:
+        if each.wheel and each.kind != "cpu" and _is_installed(each.wheel):
+            if each.kind == "cuda":
+                return _cuda_lanes() or ("cpu:0",)
+            return (f"{each.kind}:{each.first}",)
+    return ("cpu:0",)
+
+
+def _is_installed(distribution: str) -> bool:
     try:
-        importlib.metadata.version("onnxruntime-gpu")
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _cuda_lanes() -> tuple[str, ...]:
+    try:
         listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10, check=True).stdout
-    except (importlib.metadata.PackageNotFoundError, OSError, subprocess.SubprocessError):
-        return ("cpu:0",)
+    except (OSError, subprocess.SubprocessError):
+        return ()
     gpus = sum(line.startswith("GPU ") for line in listing.splitlines())
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         gpus = min(gpus, sum(name.strip() not in ("", "-1") for name in visible.split(",")))
-    return tuple(f"cuda:{index}" for index in range(gpus)) or ("cpu:0",)
+    return tuple(f"cuda:{index}" for index in range(gpus))
 
 
 def default_threads() -> int:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from duly.accelerators import CUDA, TENSORRT, of_provider
 from duly.models.spec import ModelConfig, Provider
 from duly.worker.dtypes import BFLOAT16, DTYPES, Array
 from duly.worker.errors import LoadError, RunError
@@ -21,7 +22,8 @@ from duly.worker.graph import Graph, GraphTensor
 from duly.worker.libraries import shown
 from duly.worker.ort_errors import load_reason, run_reason
 from duly.worker.ort_installed import check_installed
-from duly.worker.providers import CUDA, TENSORRT, Node, ProviderError, check_available, check_used, wanted
+from duly.worker.plugins import chosen, plugin_of
+from duly.worker.providers import Node, ProviderError, check_available, check_used, wanted
 from duly.worker.version_files import GraphFile
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # on by default on Linux since 1.29, and only read at import
@@ -63,10 +65,12 @@ class OrtSession:
         if config.cuda_graph and asked[0].name != CUDA:
             raise LoadError(f"{toml}: cuda_graph needs {CUDA} as the first provider, not {asked[0].name} on {lane}")
         try:
-            check_available(asked, onnxruntime.get_available_providers(), f"onnxruntime {onnxruntime.__version__}")
+            plugins = _plugins(asked)
+            built_in = onnxruntime.get_available_providers()
+            check_available(asked, [*built_in, *plugins], f"onnxruntime {onnxruntime.__version__}")
             options = _options(config, threads)
             _hand_over(file, options)
-            self._session = _open(file.data, options, asked, model_folder)
+            self._session = _open(file.data, options, asked, model_folder, plugins, lane.partition(":")[2])
             assigned = _assigned(self._session)
             self.providers = check_used(asked, self._session.get_providers(), assigned)
             self.operators = frozenset(node.op_type for nodes in assigned.values() for node in nodes)
@@ -78,8 +82,9 @@ class OrtSession:
         self._halves = _halves(self.graph.inputs) | _halves(self.graph.outputs)
         self._run_options = _run_options(_NO_GRAPH)
         self._device: Device | None = None
-        if asked[0].name in (CUDA, TENSORRT):
-            self._device = Device("cuda", int(asked[0].options.get("device_id", 0)), config.cuda_graph)
+        row = of_provider(asked[0].name)
+        if row is not None and row.memory:
+            self._device = Device(row.memory, int(asked[0].options.get(row.device_option, 0)), config.cuda_graph)
 
     @property
     def device(self) -> int | None:
@@ -271,19 +276,41 @@ def _hand_over(file: GraphFile, options: Any) -> None:
         options.add_external_initializers_from_files_in_memory(list(file.external), buffers, [len(b) for b in buffers])
 
 
-def _open(graph: bytes, options: Any, asked: Sequence[Provider], model_folder: Path) -> Any:
+def _plugins(asked: Sequence[Provider]) -> dict[str, Path]:
+    """Returns the libraries of the providers that neither the model brings nor this ONNX Runtime has, by provider."""
+    built_in = onnxruntime.get_available_providers()
+    names = [provider.name for provider in asked if provider.library is None and provider.name not in built_in]
+    return {name: library for name in names if (library := plugin_of(name)) is not None}
+
+
+def _open(
+    graph: bytes,
+    options: Any,
+    asked: Sequence[Provider],
+    model_folder: Path,
+    plugins: Mapping[str, Path],
+    device: str,
+) -> Any:
+    """Opens a session. `plugins`: the libraries of installed plugins, by provider. `device`: the lane's."""
     _share_cpu_arena()
     if any(provider.name in (CUDA, TENSORRT) for provider in asked):
         onnxruntime.preload_dlls()  # CUDA and cuDNN as pip installs them are on no search path
     providers: list[tuple[str, dict[str, str]]] | None = None
     plain = [(provider.name, {key: str(value) for key, value in provider.options.items()}) for provider in asked]
-    if any(provider.library for provider in asked):
+    if plugins or any(provider.library for provider in asked):
         # A plugin is added by its devices. Providers that are named beside that replace it, so all go into the options.
         for provider, (name, values) in zip(asked, plain, strict=True):
-            if provider.library is None:
-                options.add_provider(name, values)
+            row = of_provider(name)
+            if provider.library is not None:
+                library = model_folder / provider.library
+                options.add_provider_for_devices(_plugin_devices(name, library, shown(library)), values)
+            elif name in plugins and row is not None:
+                found = _plugin_devices(name, plugins[name], row.plugin)
+                nth = chosen(name, device, [dict(each.ep_metadata) for each in found])
+                values.pop(row.device_option, None)  # the device says it
+                options.add_provider_for_devices([found[nth]], values)
             else:
-                options.add_provider_for_devices(_plugin_devices(provider, model_folder / provider.library), values)
+                options.add_provider(name, values)
     else:
         providers = plain
     session = onnxruntime.InferenceSession(graph, options, providers, enable_fallback=0)
@@ -301,17 +328,18 @@ def _share_cpu_arena() -> None:
     )
 
 
-def _plugin_devices(provider: Provider, library: Path) -> list[Any]:
+def _plugin_devices(name: str, library: Path, called: str) -> list[Any]:
+    """Returns the devices of a plugin, whose library errors call `called`."""
     try:
-        _register(provider.name, str(library))
+        _register(name, str(library))
     except Exception as error:
-        reason = run_reason(str(error).replace(str(library), shown(library)))
-        raise ProviderError(f"{provider.name}: library {shown(library)}: {reason}") from error
+        reason = run_reason(str(error).replace(str(library), called))
+        raise ProviderError(f"{name}: library {called}: {reason}") from error
     devices = onnxruntime.get_ep_devices()
-    found = [device for device in devices if device.ep_name == provider.name]
+    found = [device for device in devices if device.ep_name == name]
     if not found:
         names = ", ".join(sorted({device.ep_name for device in devices}))
-        raise ProviderError(f"{provider.name}: its library {shown(library)} finds no device for it; there are: {names}")
+        raise ProviderError(f"{name}: its library {called} finds no device for it; there are: {names}")
     return found
 
 
