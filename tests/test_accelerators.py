@@ -18,8 +18,8 @@ def test_names_of_lanes(lane: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "cpu", "cpu:", "cpu:00", "cuda:-1", "cuda:1000", "openvino:0", "openvino:AUTO", "openvino:HETERO:GPU,CPU",
-             "webgpu:1", "gpu:0", "CUDA:0", "cuda:0 "],
+    "name", ["", "cpu", "cpu:", "cpu:00", "cuda:-1", "cuda:1000", "openvino:0", "openvino:AUTO",
+             "openvino:HETERO:GPU,CPU", "webgpu:1", "gpu:0", "CUDA:0", "cuda:0 "],
 )  # fmt: skip
 def test_what_is_no_lane(name: str) -> None:
     assert not is_lane(name)
