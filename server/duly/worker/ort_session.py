@@ -16,8 +16,9 @@ import numpy as np
 
 from duly.accelerators import CUDA, TENSORRT, of_provider
 from duly.models.spec import ModelConfig, Provider
+from duly.worker.device_errors import run_error
 from duly.worker.dtypes import BFLOAT16, DTYPES, Array
-from duly.worker.errors import LoadError, RunError
+from duly.worker.errors import LoadError
 from duly.worker.graph import Graph, GraphTensor
 from duly.worker.libraries import shown
 from duly.worker.ort_errors import load_reason, run_reason
@@ -110,7 +111,7 @@ class OrtSession:
             values = self._session.run(list(outputs), dict(inputs), self._run_options)
             return dict(zip(outputs, values, strict=True))
         except Exception as error:
-            raise RunError(run_reason(str(error))) from error
+            raise run_error(str(error), run_reason(str(error))) from error
 
     def _run_halves(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Runs a graph some of whose tensors are BF16, which ONNX Runtime neither takes nor gives as arrays."""
@@ -186,7 +187,7 @@ class Binding:
             values = self._binding.get_outputs()
             return {name: read(values[position]) for name, position, read in self._of_any_shape}
         except Exception as error:
-            raise RunError(run_reason(str(error))) from error
+            raise run_error(str(error), run_reason(str(error))) from error
 
 
 class Device:
