@@ -47,6 +47,9 @@ class Accelerator(NamedTuple):
     """The device of the lane that there is where nobody sets `lanes`."""
     memory: str = ""
     """What ONNX Runtime calls its memory, where batches are copied there by the worker; empty: ONNX Runtime copies."""
+    reads_host: bool = False
+    """Whether runs read inputs where they lie in the host's memory. ONNX Runtime copies them to other devices when they
+    are bound, and not when they are run, so that what is bound once would be the same for ever."""
     idles: bool = False
     """Whether clocks fall where nothing runs, so that the first batches after that would be late."""
     seen_by: str = ""
@@ -58,7 +61,7 @@ class Accelerator(NamedTuple):
 # The order is that of the page.
 ACCELERATORS: tuple[Accelerator, ...] = (
     Accelerator(
-        CPU, "cpu", "any processor", wheel="onnxruntime", extra="cpu", ran="in CI, all tests"
+        CPU, "cpu", "any processor", wheel="onnxruntime", extra="cpu", reads_host=True, ran="in CI, all tests"
     ),
     Accelerator(
         CUDA, "cuda", "GPUs of NVIDIA", wheel="onnxruntime-gpu", extra="gpu", needs="NVIDIA's driver, 580 or newer",
@@ -78,7 +81,7 @@ ACCELERATORS: tuple[Accelerator, ...] = (
         wheel="onnxruntime-openvino", plugin="onnxruntime-ep-openvino", extra="openvino",
         needs="for GPUs and NPUs Intel's drivers: intel-opencl-icd, intel-driver-compiler-npu and intel-level-zero-npu",
         device_option="device_type", devices=r"CPU|(GPU|NPU)(\.(0|[1-9][0-9]?))?", first="CPU",
-        seen_by="/dev/dri/renderD*, /dev/accel/accel*",
+        reads_host=True, seen_by="/dev/dri/renderD*, /dev/accel/accel*",
         ran="in CI, on its CPU device: the worker's tests and the end-to-end tests",
     ),
     Accelerator(

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from duly.accelerators import CUDA, TENSORRT, of_provider
+from duly.accelerators import CPU, CUDA, TENSORRT, of_provider
 from duly.models.spec import ModelConfig, Provider
 from duly.worker.device_errors import run_error
 from duly.worker.dtypes import BFLOAT16, DTYPES, Array
@@ -78,7 +78,9 @@ class OrtSession:
         except ProviderError as error:
             raise LoadError(f"{toml if config.providers else name}: {_asker(config, lane)}: {error}") from error
         except Exception as error:
-            raise LoadError(f"{name}: {load_reason(str(error), file.path)}") from error
+            reason = load_reason(str(error), file.path)
+            where = "" if asked[0].name == CPU else f"{_asker(config, lane)}: {asked[0].name}: "
+            raise LoadError(f"{name}: {where}{reason}") from error
         self.graph = Graph(_tensors(self._session.get_inputs()), _tensors(self._session.get_outputs()))
         self._halves = _halves(self.graph.inputs) | _halves(self.graph.outputs)
         self._run_options = _run_options(_NO_GRAPH)
@@ -86,6 +88,8 @@ class OrtSession:
         row = of_provider(asked[0].name)
         if row is not None and row.memory:
             self._device = Device(row.memory, int(asked[0].options.get(row.device_option, 0)), config.cuda_graph)
+        rows = [of_provider(provider.name) for provider in asked]
+        self._binds_anew = self._device is None and not all(each is not None and each.reads_host for each in rows)
 
     @property
     def device(self) -> int | None:
@@ -97,7 +101,7 @@ class OrtSession:
 
     def bind(self, size: int, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> "Binding":
         """Binds a batch of `size` frames to host arrays that stay where they are. An output of None has any shape."""
-        return Binding(self._session, size, inputs, outputs, self._device, self._halves)
+        return Binding(self._session, size, inputs, outputs, self._device, self._halves, self._binds_anew)
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Runs a batch whose shapes may be new.
@@ -135,8 +139,11 @@ class Binding:
         outputs: Mapping[str, Array | None],
         device: "Device | None",
         halves: Set[str] = frozenset(),
+        binds_anew: bool = False,
     ) -> None:
-        """`halves`: the tensors of BF16, which lie in the host's memory on every device."""
+        """`halves`: the tensors of BF16, which lie in the host's memory on every device. `binds_anew`: whether inputs
+        are bound for each run, as binding is what copies them to the device.
+        """
         self._session = session
         self._binding = session.io_binding()
         self._of_any_shape = [
@@ -144,6 +151,7 @@ class Binding:
             for position, (name, array) in enumerate(outputs.items())
             if array is None
         ]
+        self._bound_anew: list[tuple[str, Any]] = []
         self._uploads: list[tuple[Any, Array]] = []
         self._downloads: list[tuple[Any, Array]] = []
         # One captured graph for each batch size; replay ignores the binding and uses the captured addresses.
@@ -155,6 +163,8 @@ class Binding:
             else:
                 value = device.value(size, name, array)
                 self._uploads.append((value, array))
+            if binds_anew:
+                self._bound_anew.append((name, value))
             self._binding.bind_ortvalue_input(name, value)
         for name, target in outputs.items():
             if target is None:
@@ -176,6 +186,8 @@ class Binding:
         try:
             for value, source in self._uploads:
                 value.update_inplace(source)
+            for name, value in self._bound_anew:
+                self._binding.bind_ortvalue_input(name, value)
             for name, _, _ in self._of_any_shape:
                 # Otherwise the tensor of the last run would be the buffer of this one, and a new shape an error.
                 self._binding.bind_output(name)
