@@ -18,8 +18,8 @@ from duly.config import ServerConfig
 from duly.config_sources import service_links
 from duly.core.events import DrainRequested
 from duly.cpus import default_threads
+from duly.default_lanes import default_lanes
 from duly.descriptors import DescriptorError, connections_max, raise_limit
-from duly.gpus import default_lanes
 from duly.log_lines import Lines, not_blocking
 from duly.metrics import Gauges, Metrics
 from duly.metrics_server import MetricsError, MetricsServer, serve_metrics

@@ -20,12 +20,12 @@ from pydantic import (
     model_validator,
 )
 
+from duly.accelerators import LANE_HOW, is_lane
 from duly.addresses import is_local, local_path, split_host_port
 from duly.realtime import lane_cpus
 from duly.settings import BYTES_IN_FLIGHT, PAYLOAD_BYTES
 
 _UNIX_PATH_BYTES_MAX = 107  # the length of Linux's sun_path less its final zero
-_LANE = re.compile(r"(cpu|cuda):(0|[1-9][0-9]{0,2})")
 _LANES_MAX = 64
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 
@@ -76,8 +76,8 @@ def _split_commas(value: object) -> object:
 
 
 def _lane_names(lanes: tuple[str, ...]) -> tuple[str, ...]:
-    if not all(_LANE.fullmatch(lane) for lane in lanes):
-        raise ValueError("should be names such as cpu:0 or cuda:0")
+    if not all(map(is_lane, lanes)):
+        raise ValueError(f"should be names such as {LANE_HOW}")
     if len(set(lanes)) != len(lanes):
         raise ValueError("should name each lane once")
     if len(lanes) > _LANES_MAX:
@@ -149,7 +149,8 @@ class ServerConfig(BaseModel):
     metrics: Annotated[str | None, AfterValidator(_host_port)] = None
     """Where Prometheus scrapes, HOST:PORT; not set: metrics are not served."""
     lanes: Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_lane_names)] = ()
-    """Execution slots, such as cuda:0,cuda:1; not set: every GPU that the installed packages can use, else cpu:0."""
+    """Execution slots, such as cuda:0,cuda:1 or openvino:NPU; not set: every NVIDIA GPU that the installed packages can
+    use, or what the installed ONNX Runtime is made for, else cpu:0. docs/accelerators.md has all names."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """Intra-op threads of a worker on a CPU lane; 0: one less than the CPUs that the server may use by its affinity and
     its cgroup's quota, or as many as its lane has (cpus)."""

@@ -24,9 +24,9 @@ from duly.cgroups import group_settings
 from duly.config import ServerConfig
 from duly.config_sources import ConfigError, load_config
 from duly.cpus import usable_cpus
+from duly.default_lanes import default_lanes
 from duly.descriptors import KEPT_BACK, RAISED_MAX
 from duly.energy.watch import EnergyWatch
-from duly.gpus import default_lanes
 from duly.models.manifest import ManifestError
 from duly.models.repository import NotARepository, Repository
 from duly.models.trust import trust_of

@@ -21,7 +21,9 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "onnxruntime-gpu"])
+@pytest.mark.parametrize(
+    "name", ["onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-webgpu", "onnxruntime-migraphx"]
+)
 def test_one_is_right(site: Path, name: str) -> None:
     install(site, name)
     assert check_installed() == (name, "1.31.1")
@@ -29,12 +31,19 @@ def test_one_is_right(site: Path, name: str) -> None:
 
 def test_none_says_what_to_install(site: Path) -> None:
     with pytest.raises(
-        BackendError, match=r"not installed: `pip install 'duly\[cpu\]'`, or `pip install 'duly\[gpu\]'`"
+        BackendError,
+        match=r"not installed: `pip install 'duly\[cpu\]'`, or another of 'duly\[gpu\]', 'duly\[openvino",
     ):
         check_installed()
 
 
 def test_both_say_how_to_get_out_of_it(site: Path) -> None:
     install(site, "onnxruntime", "onnxruntime-gpu")
-    with pytest.raises(BackendError, match="both installed and overwrite each other's files: `pip uninstall"):
+    with pytest.raises(BackendError, match="onnxruntime and onnxruntime-gpu are installed together and overwrite"):
+        check_installed()
+
+
+def test_one_of_no_use_is_named(site: Path) -> None:
+    install(site, "onnxruntime-rocm")
+    with pytest.raises(BackendError, match="onnxruntime-rocm is not served: `pip uninstall onnxruntime-rocm`"):
         check_installed()

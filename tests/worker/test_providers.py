@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from duly.accelerators import CPU, CUDA, TENSORRT
 from duly.models.spec import ModelConfig, Provider
-from duly.worker.providers import CPU, CUDA, TENSORRT, Node, ProviderError, check_used, wanted
+from duly.worker.providers import Node, ProviderError, check_used, wanted
 from tests import graphs
 from tests.worker.test_load_errors import reason_of
 
@@ -20,7 +21,7 @@ def test_provider_that_is_not_installed(tmp_path: Path) -> None:
     graphs.save(tmp_path, "m", graphs.doubling(), f'providers = [{{ name = "{CUDA}" }}, {{ name = "{CPU}" }}]\n')
     reason = reason_of(tmp_path, "m")
     assert reason.startswith(f"m/model.toml: providers: {CUDA} is not in onnxruntime 1.")
-    assert reason.endswith(f"which has {AZURE}, {CPU}; install duly[gpu] in place of duly[cpu]")
+    assert reason.endswith(f"which has {AZURE}, {CPU}; install duly[gpu] in place of what is there now")
 
 
 def test_gpu_lane_without_gpu_runtime(tmp_path: Path) -> None:

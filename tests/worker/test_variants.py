@@ -7,7 +7,8 @@ import onnx
 import pytest
 from onnx import helper
 
-from duly.worker.providers import CPU, CUDA, TENSORRT, WARM_AFTER_NS, warm_after_ns
+from duly.accelerators import CPU, CUDA, TENSORRT
+from duly.worker.providers import WARM_AFTER_NS, warm_after_ns
 from tests import graphs
 from tests.worker.client import LoadFailed, Worker, version_of
 

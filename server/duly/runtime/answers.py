@@ -22,6 +22,10 @@ class BrokenAnswer(Exception):
     """The answer of a worker can't be true. The text says why, for the log."""
 
 
+class DeviceGone(Exception):
+    """The worker says that the device of its lane is lost. The text says why, for clients."""
+
+
 @dataclass(slots=True)
 class Asked:
     """The batch that a worker runs."""
@@ -133,6 +137,8 @@ def _reason(message: bytes, asked: Asked) -> str:
     reason = body.get("reason")
     if batch_id != asked.batch_id or not isinstance(reason, str):
         raise BrokenAnswer(f"the failure of batch {batch_id} while batch {asked.batch_id} runs, reason {reason!r:.100}")
+    if body.get("lost") is True:
+        raise DeviceGone(words(reason, REASON_CHARS_MAX))
     return words(reason, REASON_CHARS_MAX)
 
 

@@ -203,15 +203,16 @@ class Driver:
             if (action.model, action.lane) == (worker.model, worker.lane):
                 del self._warming[action.batch_id]
 
-    def worker_ended(self, worker: LaneWorker, reason: str, back_s: float) -> None:
+    def worker_ended(self, worker: LaneWorker, reason: str, back_s: float, blameless: bool = False) -> None:
         """Takes the worker's place away, as it has ended unasked, and finds out whose fault that may be. `reason`: why
-        what ran on it is FAILED. `back_s`: when to expect another, in seconds.
+        what ran on it is FAILED. `back_s`: when to expect another, in seconds. `blameless`: it is known that no frame
+        is to blame.
         """
         self.remove_worker(worker)
         now_ns = self.clock()
         place = worker.model, worker.lane
         run = next((run for run in self._runs.values() if (run.batch.model, run.batch.lane) == place), None)
-        if run is not None and run.batch.batch_id not in self._hand_overs:
+        if run is not None and run.batch.batch_id not in self._hand_overs and not blameless:
             reason += self._put_blame(now_ns, run.batch)
         self.submit(ModelGone(worker.model, worker.lane, reason, now_ns + int(back_s * 1e9)))
         if run is not None and self._runs.get(run.batch.batch_id) is run:

@@ -265,7 +265,8 @@ class Supervisor:
             return
         del loaded.workers[worker.lane]
         pause_s = loaded.crashes.ended(self._time() - worker.served_s, worker.batches)
-        self._driver.worker_ended(worker, worker.end_reason, pause_s + RELOAD_LOADS * loaded.load_s)
+        back_s = pause_s + RELOAD_LOADS * loaded.load_s
+        self._driver.worker_ended(worker, worker.end_reason, back_s, blameless=worker.device_lost)
         if self._closing:
             return
         if worker.hollow and loaded.hollow:

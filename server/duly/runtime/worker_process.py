@@ -18,7 +18,7 @@ import structlog
 from duly.core.events import DispatchBatch, WarmLane
 from duly.models.contents import Fingerprint, changed_files, changed_signature, in_words
 from duly.models.digests import FILES_MAX, FileDigest
-from duly.runtime.answers import REASON_CHARS_MAX, Answers, Asked, BrokenAnswer, words
+from duly.runtime.answers import REASON_CHARS_MAX, Answers, Asked, BrokenAnswer, DeviceGone, words
 from duly.runtime.given_state import GivenState
 from duly.runtime.hang import HangWatch
 from duly.runtime.held_frames import InputData
@@ -77,6 +77,8 @@ class Worker:
         """What the files held that it has read."""
         self.hollow = False
         """Whether it was given up because it gave nothing finite."""
+        self.device_lost = False
+        """Whether it was given up because the device of its lane was lost, which is no frame's fault."""
         self.group: WorkerGroup | None = None
         """Its control group, which is removed when the process is gone."""
         self.watch = HangWatch()
@@ -471,6 +473,11 @@ class Worker:
                 self._take_given(message)
                 return True
             result = self._answers.read(message, asked, time.monotonic_ns())
+        except DeviceGone as error:
+            _log.error("device is lost, its worker is replaced", model=self.model, lane=self.lane, reason=str(error))
+            self.device_lost = True
+            self.give_up(f"the device of its lane was lost: {error}"[:REASON_CHARS_MAX])
+            return False
         except Exception as error:  # whatever it is, the batch would not end in another way
             text = str(error)[:REASON_CHARS_MAX]
             _log.error("worker is broken, it is killed", model=self.model, lane=self.lane, answer=text)

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from duly.accelerators import CPU
 from duly.models.digests import FILES_MAX
 from duly.models.spec import ModelConfig
 from duly.models.trust import Trust
@@ -26,7 +27,6 @@ from duly.worker import kernel, landlock, seccomp
 from duly.worker.errors import LoadError
 from duly.worker.libraries import trusted_libraries
 from duly.worker.memory import memory_bytes_max
-from duly.worker.providers import CPU
 
 OPEN_FILES_MAX = 1024
 """A confined worker may have so many files open at once; on lanes of accelerators it has the server's limit."""

@@ -9,6 +9,14 @@ class RunError(Exception):
     """A batch cannot be run, with any of its frames."""
 
 
+class DeviceLost(RunError):
+    """Nothing runs on the device any more, whatever the frames are: the process has to be replaced."""
+
+
+class DeviceFull(RunError):
+    """There is not enough memory for the batch on the device; for a smaller one there may be."""
+
+
 class InvalidFrame(Exception):
     """One frame cannot be run; the others of its batch can. The message tells the client why."""
 

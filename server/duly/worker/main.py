@@ -25,7 +25,7 @@ from duly.realtime.scheduling import WARNED_US
 from duly.worker import channel, handed_state, shared_frames
 from duly.worker.background import fits, in_background, step_back
 from duly.worker.die_with_parent import die_with_parent, leave_signals_to_server
-from duly.worker.errors import BackendError, LoadError, RunError
+from duly.worker.errors import BackendError, DeviceLost, LoadError, RunError
 
 if TYPE_CHECKING:
     from duly.models.digests import FileDigest
@@ -209,6 +209,8 @@ def _ended(batch_id: int, run: Callable[[], channel.Done]) -> bytes | bytearray:
     """Runs a batch and encodes its results, or why it failed."""
     try:
         return channel.encode_done(run())
+    except DeviceLost as error:
+        return channel.encode_text(channel.FAILED, {"reason": str(error), "lost": True}, batch_id)
     except RunError as error:
         reason = str(error)
     except MemoryError:

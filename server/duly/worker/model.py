@@ -22,7 +22,7 @@ from duly.worker.channel import ENCODINGS, FRAME_FAILED, INVALID, OK, ROW, Done,
 from duly.worker.controls import Controls
 from duly.worker.decode import not_finite, tensor
 from duly.worker.dtypes import TEXT, Array, view
-from duly.worker.errors import InvalidFrame, RunError
+from duly.worker.errors import DeviceLost, InvalidFrame, RunError
 from duly.worker.finite import HOLLOW_BATCHES, FiniteChecks
 from duly.worker.graph import is_fixed
 from duly.worker.guards import GuardWatch
@@ -139,7 +139,7 @@ class Model:
             try:
                 self._run_fixed(batch, group, first) if self._fixed else self._run_free(batch, group)
             except RunError as error:
-                if len(groups) == 1:
+                if len(groups) == 1 or isinstance(error, DeviceLost):
                     raise
                 batch.failed.update(group)  # frames of other groups are not in the same run
                 batch.reasons.update(dict.fromkeys(group, str(error)))

@@ -15,6 +15,7 @@ REASON_CHARS_MAX = 500
 _CODE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |^Error in execution: ")
 _SOURCE = re.compile(r"/\S+\.(?:cc|cpp|cu|h|hpp|cuh):\d+ .*?\)(?: const)?(?: \[with [^\]]*\])? ")
 _SHORT_SOURCE = re.compile(r"\b\w+\.(?:cc|cpp|cu|h|hpp|cuh):\d+ \w+ ")
+_FALSE = re.compile(r"\S+\.(?:cc|cpp|cu|h|hpp|cuh):\d+ \S.*? was false\. ")
 _LOADING = re.compile(r"Load model (?:from )?.*? failed[:.]\s*")
 _NODE = re.compile(r"Non-zero status code returned while running (\w+) node\. Name:'([^']*)' Status Message: ")
 _OUTPUT = re.compile(
@@ -104,7 +105,7 @@ def load_reason(text: str, file: Path) -> str:
 def run_reason(text: str) -> str:
     """Says what went wrong in a run."""
     plain = " ".join(text.split()) + " "
-    for pattern in (_CODE, _LOADING, _SOURCE, _SHORT_SOURCE):
+    for pattern in (_CODE, _LOADING, _FALSE, _SOURCE, _SHORT_SOURCE):
         plain = pattern.sub("", plain)
     plain = _NODE.sub(r"\1 node '\2': ", plain)
     plain = _OUTPUT.sub(r"output '\1' has shape \3; \2 was expected: one row for each frame of the batch", plain)

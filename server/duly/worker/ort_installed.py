@@ -2,29 +2,45 @@
 
 from importlib import metadata
 
+from duly.accelerators import ACCELERATORS
 from duly.worker.errors import BackendError
+
+_OTHERS = ("onnxruntime-directml", "onnxruntime-rocm", "onnxruntime-training")
+"""Distributions that hold the same module and are of no use here."""
+
+
+def distributions() -> list[tuple[str, str]]:
+    """Returns name and version of each installed distribution that holds the module onnxruntime."""
+    found = []
+    for name in dict.fromkeys([*(each.wheel for each in ACCELERATORS if each.wheel), *_OTHERS]):
+        try:
+            found.append((name, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def check_installed() -> tuple[str, str]:
     """Returns name and version of the one ONNX Runtime distribution.
 
-    Both distributions hold the same import package. Where both are installed, each has overwritten files of the other,
-    and it is chance which of them runs.
+    All distributions hold the same import package. Where there are two, each has overwritten files of the other, and it
+    is chance which of them runs.
 
     Raises:
-        BackendError: there is none, or there are both.
+        BackendError: there is none, there are several, or one of no use.
     """
-    found = []
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            found.append((name, metadata.version(name)))
-        except metadata.PackageNotFoundError:
-            continue
+    found = distributions()
+    wheels = {each.wheel: each.extra for each in ACCELERATORS}
+    others = ", ".join(f"'duly[{extra}]'" for extra in dict.fromkeys(wheels.values()) if extra not in ("", "cpu"))
+    install = f"`pip install 'duly[cpu]'`, or another of {others}"
     if not found:
-        raise BackendError("ONNX Runtime is not installed: `pip install 'duly[cpu]'`, or `pip install 'duly[gpu]'`")
+        raise BackendError(f"ONNX Runtime is not installed: {install}")
+    names = [name for name, _ in found]
     if len(found) > 1:
         raise BackendError(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: "
-            "`pip uninstall onnxruntime onnxruntime-gpu`, then `pip install 'duly[cpu]'` or `pip install 'duly[gpu]'`"
+            f"{' and '.join(names)} are installed together and overwrite each other's files: "
+            f"`pip uninstall {' '.join(names)}`, then {install}"
         )
+    if names[0] not in wheels:
+        raise BackendError(f"{names[0]} is not served: `pip uninstall {names[0]}`, then {install}")
     return found[0]

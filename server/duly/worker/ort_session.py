@@ -14,14 +14,17 @@ from typing import Any
 
 import numpy as np
 
+from duly.accelerators import CPU, CUDA, TENSORRT, of_provider
 from duly.models.spec import ModelConfig, Provider
+from duly.worker.device_errors import run_error
 from duly.worker.dtypes import BFLOAT16, DTYPES, Array
-from duly.worker.errors import LoadError, RunError
+from duly.worker.errors import LoadError
 from duly.worker.graph import Graph, GraphTensor
 from duly.worker.libraries import shown
 from duly.worker.ort_errors import load_reason, run_reason
 from duly.worker.ort_installed import check_installed
-from duly.worker.providers import CUDA, TENSORRT, Node, ProviderError, check_available, check_used, wanted
+from duly.worker.plugins import chosen, plugin_of
+from duly.worker.providers import Node, ProviderError, check_available, check_used, wanted
 from duly.worker.version_files import GraphFile
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # on by default on Linux since 1.29, and only read at import
@@ -63,23 +66,30 @@ class OrtSession:
         if config.cuda_graph and asked[0].name != CUDA:
             raise LoadError(f"{toml}: cuda_graph needs {CUDA} as the first provider, not {asked[0].name} on {lane}")
         try:
-            check_available(asked, onnxruntime.get_available_providers(), f"onnxruntime {onnxruntime.__version__}")
+            plugins = _plugins(asked)
+            built_in = onnxruntime.get_available_providers()
+            check_available(asked, [*built_in, *plugins], f"onnxruntime {onnxruntime.__version__}")
             options = _options(config, threads)
             _hand_over(file, options)
-            self._session = _open(file.data, options, asked, model_folder)
+            self._session = _open(file.data, options, asked, model_folder, plugins, lane.partition(":")[2])
             assigned = _assigned(self._session)
             self.providers = check_used(asked, self._session.get_providers(), assigned)
             self.operators = frozenset(node.op_type for nodes in assigned.values() for node in nodes)
         except ProviderError as error:
             raise LoadError(f"{toml if config.providers else name}: {_asker(config, lane)}: {error}") from error
         except Exception as error:
-            raise LoadError(f"{name}: {load_reason(str(error), file.path)}") from error
+            reason = load_reason(str(error), file.path)
+            where = "" if asked[0].name == CPU else f"{_asker(config, lane)}: {asked[0].name}: "
+            raise LoadError(f"{name}: {where}{reason}") from error
         self.graph = Graph(_tensors(self._session.get_inputs()), _tensors(self._session.get_outputs()))
         self._halves = _halves(self.graph.inputs) | _halves(self.graph.outputs)
         self._run_options = _run_options(_NO_GRAPH)
         self._device: Device | None = None
-        if asked[0].name in (CUDA, TENSORRT):
-            self._device = Device("cuda", int(asked[0].options.get("device_id", 0)), config.cuda_graph)
+        row = of_provider(asked[0].name)
+        if row is not None and row.memory:
+            self._device = Device(row.memory, int(asked[0].options.get(row.device_option, 0)), config.cuda_graph)
+        rows = [of_provider(provider.name) for provider in asked]
+        self._binds_anew = self._device is None and not all(each is not None and each.reads_host for each in rows)
 
     @property
     def device(self) -> int | None:
@@ -91,7 +101,7 @@ class OrtSession:
 
     def bind(self, size: int, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> "Binding":
         """Binds a batch of `size` frames to host arrays that stay where they are. An output of None has any shape."""
-        return Binding(self._session, size, inputs, outputs, self._device, self._halves)
+        return Binding(self._session, size, inputs, outputs, self._device, self._halves, self._binds_anew)
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Runs a batch whose shapes may be new.
@@ -105,7 +115,7 @@ class OrtSession:
             values = self._session.run(list(outputs), dict(inputs), self._run_options)
             return dict(zip(outputs, values, strict=True))
         except Exception as error:
-            raise RunError(run_reason(str(error))) from error
+            raise run_error(str(error), run_reason(str(error))) from error
 
     def _run_halves(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Runs a graph some of whose tensors are BF16, which ONNX Runtime neither takes nor gives as arrays."""
@@ -129,8 +139,11 @@ class Binding:
         outputs: Mapping[str, Array | None],
         device: "Device | None",
         halves: Set[str] = frozenset(),
+        binds_anew: bool = False,
     ) -> None:
-        """`halves`: the tensors of BF16, which lie in the host's memory on every device."""
+        """`halves`: the tensors of BF16, which lie in the host's memory on every device. `binds_anew`: whether inputs
+        are bound for each run, as binding is what copies them to the device.
+        """
         self._session = session
         self._binding = session.io_binding()
         self._of_any_shape = [
@@ -138,6 +151,7 @@ class Binding:
             for position, (name, array) in enumerate(outputs.items())
             if array is None
         ]
+        self._bound_anew: list[tuple[str, Any]] = []
         self._uploads: list[tuple[Any, Array]] = []
         self._downloads: list[tuple[Any, Array]] = []
         # One captured graph for each batch size; replay ignores the binding and uses the captured addresses.
@@ -149,6 +163,8 @@ class Binding:
             else:
                 value = device.value(size, name, array)
                 self._uploads.append((value, array))
+            if binds_anew:
+                self._bound_anew.append((name, value))
             self._binding.bind_ortvalue_input(name, value)
         for name, target in outputs.items():
             if target is None:
@@ -170,6 +186,8 @@ class Binding:
         try:
             for value, source in self._uploads:
                 value.update_inplace(source)
+            for name, value in self._bound_anew:
+                self._binding.bind_ortvalue_input(name, value)
             for name, _, _ in self._of_any_shape:
                 # Otherwise the tensor of the last run would be the buffer of this one, and a new shape an error.
                 self._binding.bind_output(name)
@@ -181,7 +199,7 @@ class Binding:
             values = self._binding.get_outputs()
             return {name: read(values[position]) for name, position, read in self._of_any_shape}
         except Exception as error:
-            raise RunError(run_reason(str(error))) from error
+            raise run_error(str(error), run_reason(str(error))) from error
 
 
 class Device:
@@ -271,19 +289,41 @@ def _hand_over(file: GraphFile, options: Any) -> None:
         options.add_external_initializers_from_files_in_memory(list(file.external), buffers, [len(b) for b in buffers])
 
 
-def _open(graph: bytes, options: Any, asked: Sequence[Provider], model_folder: Path) -> Any:
+def _plugins(asked: Sequence[Provider]) -> dict[str, Path]:
+    """Returns the libraries of the providers that neither the model brings nor this ONNX Runtime has, by provider."""
+    built_in = onnxruntime.get_available_providers()
+    names = [provider.name for provider in asked if provider.library is None and provider.name not in built_in]
+    return {name: library for name in names if (library := plugin_of(name)) is not None}
+
+
+def _open(
+    graph: bytes,
+    options: Any,
+    asked: Sequence[Provider],
+    model_folder: Path,
+    plugins: Mapping[str, Path],
+    device: str,
+) -> Any:
+    """Opens a session. `plugins`: the libraries of installed plugins, by provider. `device`: the lane's."""
     _share_cpu_arena()
     if any(provider.name in (CUDA, TENSORRT) for provider in asked):
         onnxruntime.preload_dlls()  # CUDA and cuDNN as pip installs them are on no search path
     providers: list[tuple[str, dict[str, str]]] | None = None
     plain = [(provider.name, {key: str(value) for key, value in provider.options.items()}) for provider in asked]
-    if any(provider.library for provider in asked):
+    if plugins or any(provider.library for provider in asked):
         # A plugin is added by its devices. Providers that are named beside that replace it, so all go into the options.
         for provider, (name, values) in zip(asked, plain, strict=True):
-            if provider.library is None:
-                options.add_provider(name, values)
+            row = of_provider(name)
+            if provider.library is not None:
+                library = model_folder / provider.library
+                options.add_provider_for_devices(_plugin_devices(name, library, shown(library)), values)
+            elif name in plugins and row is not None:
+                found = _plugin_devices(name, plugins[name], row.plugin)
+                nth = chosen(name, device, [dict(each.ep_metadata) for each in found])
+                values.pop(row.device_option, None)  # the device says it
+                options.add_provider_for_devices([found[nth]], values)
             else:
-                options.add_provider_for_devices(_plugin_devices(provider, model_folder / provider.library), values)
+                options.add_provider(name, values)
     else:
         providers = plain
     session = onnxruntime.InferenceSession(graph, options, providers, enable_fallback=0)
@@ -301,17 +341,18 @@ def _share_cpu_arena() -> None:
     )
 
 
-def _plugin_devices(provider: Provider, library: Path) -> list[Any]:
+def _plugin_devices(name: str, library: Path, called: str) -> list[Any]:
+    """Returns the devices of a plugin, whose library errors call `called`."""
     try:
-        _register(provider.name, str(library))
+        _register(name, str(library))
     except Exception as error:
-        reason = run_reason(str(error).replace(str(library), shown(library)))
-        raise ProviderError(f"{provider.name}: library {shown(library)}: {reason}") from error
+        reason = run_reason(str(error).replace(str(library), called))
+        raise ProviderError(f"{name}: library {called}: {reason}") from error
     devices = onnxruntime.get_ep_devices()
-    found = [device for device in devices if device.ep_name == provider.name]
+    found = [device for device in devices if device.ep_name == name]
     if not found:
         names = ", ".join(sorted({device.ep_name for device in devices}))
-        raise ProviderError(f"{provider.name}: its library {shown(library)} finds no device for it; there are: {names}")
+        raise ProviderError(f"{name}: its library {called} finds no device for it; there are: {names}")
     return found
 
 

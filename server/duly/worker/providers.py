@@ -8,12 +8,9 @@ Runtime, because what a session says about itself comes in as plain data.
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from duly.accelerators import ACCELERATORS, CPU, CUDA, Accelerator, of_lane, of_provider
 from duly.models.spec import ModelConfig, Provider
 from duly.models.wording import first_few
-
-CPU = "CPUExecutionProvider"
-CUDA = "CUDAExecutionProvider"
-TENSORRT = "TensorrtExecutionProvider"
 
 WARM_AFTER_NS = 1_000_000_000
 """A GPU that has been idle for so long has lowered its clocks, and the first batches after that would run late."""
@@ -42,36 +39,57 @@ class Node(NamedTuple):
 
 
 def wanted(config: ModelConfig, lane: str) -> tuple[Provider, ...]:
-    """Returns the providers to ask for on this lane ("cpu:0", "cuda:1"), with its device, in order of preference.
+    """Returns the providers to ask for on this lane ("cpu:0", "openvino:NPU"), with its device, in order of preference.
 
     Options in model.toml win over those that are set here.
     """
-    kind, _, index = lane.partition(":")
-    providers = config.providers or (Provider(name=CUDA if kind == "cuda" else CPU),)
-    if kind != "cuda":
-        return providers
-    device: dict[str, dict[str, str | int | float | bool]] = {
+    own = of_lane(lane)
+    device = lane.partition(":")[2]
+    asked = config.providers or (Provider(name=own.provider),)
+    return tuple(
+        provider.model_copy(update={"options": {**_options(provider.name, own, device, config), **provider.options}})
+        for provider in asked
+    )
+
+
+def _options(name: str, own: Accelerator, device: str, config: ModelConfig) -> dict[str, str | int | float | bool]:
+    """Returns what a lane of the accelerator `own` sets for a provider: nothing where it is of another kind."""
+    row = of_provider(name)
+    if row is None or row.kind != own.kind:
+        return {}
+    options: dict[str, str | int | float | bool] = {row.device_option: device} if row.device_option else {}
+    if name == CUDA:
         # kNextPowerOfTwo, the default, doubles what it takes from a device that other models share.
-        CUDA: {
-            "device_id": index,
-            "arena_extend_strategy": "kSameAsRequested",
-            "enable_cuda_graph": int(config.cuda_graph),
-        },
-        TENSORRT: {"device_id": index},
-    }
-    return tuple(p.model_copy(update={"options": {**device.get(p.name, {}), **p.options}}) for p in providers)
+        options |= {"arena_extend_strategy": "kSameAsRequested", "enable_cuda_graph": int(config.cuda_graph)}
+    return options
 
 
 def check_available(asked: Sequence[Provider], available: Sequence[str], release: str) -> None:
-    """Raises ProviderError if the installed `release` of ONNX Runtime lacks a provider that has no library."""
+    """Raises ProviderError if neither the installed `release` of ONNX Runtime nor a plugin has a provider that has no
+    library of its own. `available`: what either has.
+    """
     for provider in asked:
         if provider.library is None and provider.name not in available:
-            advice = "install duly[gpu] in place of duly[cpu]" if provider.name in (CUDA, TENSORRT) else "take it out"
-            whole = f"{provider.name}ExecutionProvider".lower()
-            advice = next(
-                (f"did you mean {name}?" for name in (*available, CUDA, TENSORRT) if name.lower() == whole), advice
+            raise ProviderError(
+                f"{provider.name} is not in {release}, which has {', '.join(available)}; "
+                f"{_remedy(provider.name, available)}"
             )
-            raise ProviderError(f"{provider.name} is not in {release}, which has {', '.join(available)}; {advice}")
+
+
+def _remedy(name: str, available: Sequence[str]) -> str:
+    """Says what to do about a provider that is not there."""
+    whole = f"{name}ExecutionProvider".lower()
+    for known in (*available, *(each.provider for each in ACCELERATORS)):
+        if known.lower() == whole:
+            return f"did you mean {known}?"
+    row = of_provider(name)
+    if row is None:
+        return "take it out"
+    if row.extra:
+        return f"install duly[{row.extra}] in place of what is there now"
+    if row.wheel or row.plugin:
+        return f"install {row.wheel or row.plugin} in place of the ONNX Runtime that is there"
+    return f"it needs {row.needs}"
 
 
 def check_used(
@@ -110,8 +128,9 @@ def check_used(
 
 
 def warm_after_ns(used: Sequence[str]) -> int:
-    """Returns how long the lane may be idle before it is warmed again; 0: for ever, since nothing runs on a GPU."""
-    return WARM_AFTER_NS if CUDA in used or TENSORRT in used else 0
+    """Returns how long the lane may be idle before it is warmed again; 0: for ever, as it has no clocks that fall."""
+    idles = {each.provider for each in ACCELERATORS if each.idles}
+    return WARM_AFTER_NS if idles.intersection(used) else 0
 
 
 def _named(nodes: Sequence[Node]) -> str:

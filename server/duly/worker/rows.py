@@ -14,12 +14,12 @@ from math import prod
 
 import numpy as np
 
+from duly.accelerators import CPU
 from duly.worker.batch_axes import Session
 from duly.worker.dtypes import BFLOAT16, TEXT, Array, as_numbers, is_floating, of_type, text_array
 from duly.worker.errors import RunError
 from duly.worker.graph import made_up_shape
 from duly.worker.plan import Plan
-from duly.worker.providers import CPU
 
 ROWS_MAX = 8
 """So many different frames are made up. A larger batch has each of them several times."""

@@ -1,12 +1,12 @@
 """Where and how a model configuration of Triton has the graph run."""
 
+from duly.accelerators import CPU, CUDA, OPENVINO, TENSORRT
 from duly.models.triton.message import Message, Value
 from duly.models.triton.text_format import TextError, shown
 from duly.models.triton.written import Written, refused, unused
 
-_CPU, _CUDA, _TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
-_GPU_PROVIDERS = {"tensorrt": _TENSORRT, "cuda": _CUDA}
-_CPU_PROVIDERS = {"openvino": "OpenVINOExecutionProvider"}
+_GPU_PROVIDERS = {"tensorrt": TENSORRT, "cuda": CUDA}
+_CPU_PROVIDERS = {"openvino": OPENVINO}
 _TENSORRT_OPTIONS = {"max_workspace_size_bytes": "trt_max_workspace_size"}
 """Options that Triton calls otherwise than ONNX Runtime, whose own begin with trt_ and are taken as they are."""
 _PRECISIONS = {"FP32": "", "FP16": "trt_fp16_enable", "INT8": "trt_int8_enable"}
@@ -33,7 +33,7 @@ def instances(written: Written, config: Message) -> None:
             text = "instance_group.count has no effect: a model has one worker on each lane; give the server more lanes"
             written.note(group.line_of("count"), text)
     if groups and all(group.text("kind") == "KIND_CPU" for group in groups):
-        written.put("providers", [{"name": _CPU}], groups[0].line_of("kind"))
+        written.put("providers", [{"name": CPU}], groups[0].line_of("kind"))
 
 
 def optimization(written: Written, config: Message) -> None:
@@ -64,7 +64,7 @@ def optimization(written: Written, config: Message) -> None:
     chosen = on_gpu or on_cpu
     if chosen:
         providers = [_provider(written, each, known) for each in chosen]
-        written.put("providers", [*providers, {"name": _CPU}], chosen[0].line)
+        written.put("providers", [*providers, {"name": CPU}], chosen[0].line)
         for index, each in enumerate(chosen):
             written.lines[f"providers[{index}]"] = each.line
 
@@ -77,7 +77,7 @@ def _provider(written: Written, accelerator: Message, known: dict[str, str]) -> 
     options: dict[str, object] = {}
     for key, value in accelerator.maps.get("parameters", {}).items():
         assert isinstance(value, Value)
-        if known[name] != _TENSORRT or str(key).startswith("trt_"):
+        if known[name] != TENSORRT or str(key).startswith("trt_"):
             options[str(key)] = value.value
         elif key in _TENSORRT_OPTIONS:
             options[_TENSORRT_OPTIONS[str(key)]] = value.value

@@ -1,0 +1,122 @@
+"""Every kind of device that a lane can be on, and what it takes to run there, in one table.
+
+The settings read it for the names of lanes, a worker for what to ask ONNX Runtime for, `duly doctor` for what is
+missing, and docs/accelerators.md is made from it. It loads nothing and looks at nothing.
+"""
+
+import re
+from typing import NamedTuple
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+TENSORRT_RTX = "NvTensorRTRTXExecutionProvider"
+OPENVINO = "OpenVINOExecutionProvider"
+WEBGPU = "WebGpuExecutionProvider"
+MIGRAPHX = "MIGraphXExecutionProvider"
+QNN = "QNNExecutionProvider"
+VITIS_AI = "VitisAIExecutionProvider"
+
+LANE_HOW = "cpu:0, cuda:0, openvino:NPU or webgpu:0"
+"""Lanes as examples, for messages about names that are none."""
+
+
+class Accelerator(NamedTuple):
+    """An execution provider of ONNX Runtime, and the lanes that it runs."""
+
+    provider: str
+    """As ONNX Runtime calls it."""
+    kind: str
+    """What the names of its lanes begin with: "cuda" of "cuda:1". Of several that share one, the first is the lane's
+    own, and the others are asked for by `providers` of model.toml."""
+    hardware: str
+    """What devices these are, in words."""
+    wheel: str = ""
+    """The distribution of ONNX Runtime on PyPI that has it built in; empty: there is none."""
+    plugin: str = ""
+    """The distribution on PyPI that brings it to the plain ONNX Runtime, as a plugin; empty: there is none."""
+    extra: str = ""
+    """The extra of duly that installs either; empty: it has to be installed by hand, in the place of another."""
+    needs: str = ""
+    """What has to be there besides, that no wheel brings."""
+    device_option: str = ""
+    """The option of the provider that says which device; empty: it has but one, or is a plugin."""
+    devices: str = r"0|[1-9][0-9]{0,2}"
+    """A pattern of what names a device: what comes after the colon."""
+    first: str = "0"
+    """The device of the lane that there is where nobody sets `lanes`."""
+    memory: str = ""
+    """What ONNX Runtime calls its memory, where batches are copied there by the worker; empty: ONNX Runtime copies."""
+    reads_host: bool = False
+    """Whether runs read inputs where they lie in the host's memory. ONNX Runtime copies them to other devices when they
+    are bound, and not when they are run, so that what is bound once would be the same for ever."""
+    idles: bool = False
+    """Whether clocks fall where nothing runs, so that the first batches after that would be late."""
+    seen_by: str = ""
+    """How to see with the system's own means whether a device is there: a command or a file."""
+    ran: str = ""
+    """Where duly has run on it: for people to judge what to expect. Empty: nowhere yet."""
+
+
+# The order is that of the page.
+ACCELERATORS: tuple[Accelerator, ...] = (
+    Accelerator(
+        CPU, "cpu", "any processor", wheel="onnxruntime", extra="cpu", reads_host=True, ran="in CI, all tests"
+    ),
+    Accelerator(
+        CUDA, "cuda", "GPUs of NVIDIA", wheel="onnxruntime-gpu", extra="gpu", needs="NVIDIA's driver, 580 or newer",
+        device_option="device_id", memory="cuda", idles=True, seen_by="nvidia-smi -L",
+    ),
+    Accelerator(
+        TENSORRT, "cuda", "GPUs of NVIDIA", wheel="onnxruntime-gpu", extra="gpu",
+        needs="NVIDIA's driver, and TensorRT 10: pip install tensorrt-cu13", device_option="device_id", memory="cuda",
+        idles=True, seen_by="nvidia-smi -L",
+    ),
+    Accelerator(
+        TENSORRT_RTX, "tensorrt-rtx", "GPUs of NVIDIA from Turing on", plugin="onnxruntime-ep-nv-tensorrt-rtx",
+        extra="tensorrt-rtx", needs="NVIDIA's driver, 580 or newer", idles=True, seen_by="nvidia-smi -L",
+    ),
+    Accelerator(
+        OPENVINO, "openvino", "processors, GPUs and NPUs of Intel; its CPU device runs on other x86 processors, too",
+        wheel="onnxruntime-openvino", plugin="onnxruntime-ep-openvino", extra="openvino",
+        needs="for GPUs and NPUs Intel's drivers: intel-opencl-icd, intel-driver-compiler-npu and intel-level-zero-npu",
+        device_option="device_type", devices=r"CPU|(GPU|NPU)(\.(0|[1-9][0-9]?))?", first="CPU",
+        reads_host=True, seen_by="/dev/dri/renderD*, /dev/accel/accel*",
+        ran="in CI, on its CPU device: the worker's tests and the end-to-end tests",
+    ),
+    Accelerator(
+        WEBGPU, "webgpu", "GPUs of any vendor that have Vulkan", wheel="onnxruntime-webgpu",
+        plugin="onnxruntime-ep-webgpu", extra="webgpu",
+        needs="libvulkan1 and the vendor's driver for Vulkan", devices="0", idles=True, seen_by="vulkaninfo --summary",
+        ran="in CI, over SwiftShader, a Vulkan device in software: the worker's tests and the end-to-end tests",
+    ),
+    Accelerator(
+        MIGRAPHX, "migraphx", "GPUs of AMD", wheel="onnxruntime-migraphx", needs="ROCm with MIGraphX",
+        device_option="device_id", idles=True, seen_by="rocminfo",
+    ),
+    Accelerator(
+        QNN, "qnn", "NPUs of Qualcomm", plugin="onnxruntime-qnn", needs="Qualcomm's driver (FastRPC)",
+        seen_by="/dev/fastrpc-cdsp",
+    ),
+    Accelerator(
+        VITIS_AI, "vitisai", "NPUs and adaptive SoCs of AMD", devices="0",
+        needs="AMD's own build of ONNX Runtime (Ryzen AI, Vitis AI)", seen_by="xrt-smi examine",
+    ),
+)  # fmt: skip
+
+
+def of_provider(name: str) -> Accelerator | None:
+    """Returns the row of a provider; None: duly knows nothing about it."""
+    return next((each for each in ACCELERATORS if each.provider == name), None)
+
+
+def of_lane(lane: str) -> Accelerator:
+    """Returns what runs a lane where the model asks for nothing else. `lane`: a name that `is_lane`."""
+    kind = lane.partition(":")[0]
+    return next(each for each in ACCELERATORS if each.kind == kind)
+
+
+def is_lane(name: str) -> bool:
+    """Whether it is the name of a lane that there can be."""
+    kind, _, device = name.partition(":")
+    return any(each.kind == kind and re.fullmatch(each.devices, device) is not None for each in ACCELERATORS)

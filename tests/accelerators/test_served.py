@@ -1,0 +1,197 @@
+"""Models are served on the device of an accelerator: really there, in batches, and again after a worker or the device
+itself was lost.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from duly.accelerators import CPU, of_lane
+from duly.app import App, StartError
+from duly.runtime.catalogue import LoadedVersion
+from tests import graphs
+from tests.accelerators.conftest import DRIVERS, HERE
+from tests.e2e.serving import serving
+from tests.e2e.test_hostile_workers import replaced
+from tests.e2e.wire import FAILED, ON_TIME, Wire, array, frame
+
+LLVMPIPE = Path("/usr/share/vulkan/icd.d/lvp_icd.x86_64.json")
+TOML = 'default_budget_ms = 20000\nbatch_sizes = [1, 2, 4]\ndefault_backlog = "ALL"\n'
+SHAPE = (3, 8, 8)
+
+
+def seeing() -> onnx.ModelProto:
+    """A convolution, its bias and a ReLU: what every accelerator is for."""
+    rng = np.random.default_rng(5)
+    weights = [
+        numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+        for name, shape in {"w": (4, *SHAPE[:1], 3, 3), "b": (4,)}.items()
+    ]
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w", "b"], ["c"], "conv"), helper.make_node("Relu", ["c"], ["y"], "relu")],
+        "seeing",
+        [graphs.value("x", ("N", *SHAPE))],
+        [graphs.value("y", ("N", 4, 6, 6))],
+        weights,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def expected(values: np.ndarray) -> np.ndarray:
+    """What the CPU makes of one picture."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(seeing().SerializeToString(), providers=[CPU])
+    (result,) = session.run(None, {"x": values[None]})
+    return np.asarray(result[0])
+
+
+def pictures(count: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(7)
+    return [rng.standard_normal(SHAPE).astype(np.float32) for _ in range(count)]
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    return graphs.save(tmp_path / "models", "eye", seeing(), TOML)
+
+
+@pytest.fixture
+async def server(models: Path, lane: str) -> AsyncIterator[App]:
+    async with serving(models, lanes=(lane,)) as app:
+        yield app
+
+
+@pytest.fixture
+async def channel(server: App) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        yield channel
+
+
+def loaded(app: App) -> LoadedVersion:
+    (version,) = app.catalogue.versions("eye")
+    return version
+
+
+async def asked(channel: grpc.aio.Channel, count: int) -> None:
+    """Each of so many frames that come at once gets the answer that the CPU gives."""
+    async with Wire(channel, model="eye") as wire:
+        sent = pictures(count)
+        await wire.send(*(frame(nth, each) for nth, each in enumerate(sent, start=1)))
+        for nth, each in enumerate(sent, start=1):
+            outcome = await wire.outcome(nth)
+            assert outcome.status == ON_TIME, outcome.reason
+            np.testing.assert_allclose(array(outcome), expected(each), rtol=1e-3, atol=1e-4)
+
+
+async def test_the_device_runs_the_graph_in_batches(server: App, channel: grpc.aio.Channel, lane: str) -> None:
+    assert loaded(server).providers == [(of_lane(lane).provider,)]
+    await asked(channel, 1)
+    await asked(channel, 11)
+
+
+async def test_a_worker_that_is_killed_is_replaced_on_the_device(
+    server: App, channel: grpc.aio.Channel, lane: str
+) -> None:
+    (worker,) = loaded(server).workers.values()
+    async with Wire(channel, model="eye") as wire:
+        os.kill(worker.pid, signal.SIGSTOP)  # it is sure to be there when the frame comes
+        await wire.send(frame(1, pictures(1)[0]))
+        os.kill(worker.pid, signal.SIGKILL)
+        outcome = await wire.outcome(1)
+        assert outcome.status in (ON_TIME, FAILED)
+    await replaced(loaded(server), worker)
+    await asked(channel, 5)
+    assert loaded(server).providers == [(of_lane(lane).provider,)]
+
+
+# ---- a device that is not there ----
+
+
+async def refused(models: Path, lane: str) -> str:
+    with pytest.raises(StartError) as error:
+        async with serving(models, lanes=(lane,)):
+            pass
+    return str(error.value)
+
+
+async def test_a_device_that_is_not_there_is_refused_and_the_cpu_does_not_take_its_place(
+    models: Path, lane: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = lane
+    if lane.startswith("webgpu:"):
+        for name in DRIVERS:
+            monkeypatch.setenv(name, "/nowhere.json")
+    else:
+        missing = "openvino:NPU"
+    reason = await refused(models, missing)
+    assert of_lane(lane).provider in reason
+    assert str(models) not in reason
+
+
+async def test_the_software_vulkan_that_webgpu_refuses_is_no_silent_cpu(
+    models: Path, lane: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime makes a session of the CPU of it, with a line in the log."""
+    if not lane.startswith("webgpu:"):
+        pytest.skip("it is WebGPU's")
+    if not LLVMPIPE.exists():
+        pytest.skip("the package mesa-vulkan-drivers is not installed")
+    for name in DRIVERS:
+        monkeypatch.setenv(name, str(LLVMPIPE))
+    assert "No supported adapters" in await refused(models, lane)
+
+
+# ---- a device that is lost ----
+
+
+@pytest.fixture
+def losing(lane: str, tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that, while it is there, has the device fail as one that has fallen off its bus."""
+    if not lane.startswith("webgpu:"):
+        pytest.skip("a processor cannot be lost")
+    if shutil.which("cc") is None or not Path("/usr/include/vulkan/vk_layer.h").exists():
+        pytest.skip("a C compiler and the package libvulkan-dev make the layer that loses a device")
+    folder = tmp_path / "layer"
+    folder.mkdir()
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", folder / "liblosing.so", HERE / "losing_layer.c"], check=True)
+    (folder / "losing.json").write_text(
+        '{"file_format_version": "1.2.0", "layer": {"name": "VK_LAYER_DULY_losing", "type": "GLOBAL", '
+        '"library_path": "./liblosing.so", "api_version": "1.3.0", "implementation_version": "1", "description": ""}}'
+    )
+    lost = models / "eye/lost"  # a worker sees no other folder
+    monkeypatch.setenv("VK_LAYER_PATH", str(folder))
+    monkeypatch.setenv("VK_INSTANCE_LAYERS", "VK_LAYER_DULY_losing")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(folder))
+    monkeypatch.setenv("LOSING_FILE", str(lost))
+    return lost
+
+
+async def test_a_device_that_is_lost_takes_the_lane_down_and_the_frames_wait_for_it(
+    losing: Path, models: Path, lane: str
+) -> None:
+    async with serving(models, lanes=(lane,)) as app, grpc.aio.insecure_channel(app.address) as channel:
+        await asked(channel, 1)
+        (before,) = loaded(app).workers.values()
+        async with Wire(channel, model="eye") as wire:
+            losing.touch()
+            await wire.send(frame(1, pictures(1)[0], budget_nano=10**9))
+            outcome = await wire.outcome(1)
+            assert outcome.status != ON_TIME
+            assert "the device of its lane was lost" in outcome.reason
+            losing.unlink()
+            await replaced(loaded(app), before)
+            await wire.send(frame(2, pictures(1)[0]))
+            assert (await wire.outcome(2)).status == ON_TIME
+        (after,) = loaded(app).workers.values()
+        assert after is not before
+        await asked(channel, 5)
