@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from duly.config import default_lanes
+from duly.default_lanes import default_lanes
 
 HERE = Path(__file__).parent
 SWIFTSHADER = Path("/usr/lib/chromium/vk_swiftshader_icd.json")

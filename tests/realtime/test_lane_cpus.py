@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from duly.config import ConfigError, load_config
+from duly.config_sources import ConfigError, load_config
 from duly.realtime import lane_cpus
 
 
