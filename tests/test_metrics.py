@@ -20,6 +20,7 @@ CRITICAL, STANDARD = StreamClass.CRITICAL, StreamClass.STANDARD
 SERIES = {
     "duly_age_of_information_seconds",
     "duly_batch_size",
+    "duly_batch_size_max",
     "duly_batches",
     "duly_calls_failed",
     "duly_drift",
@@ -85,6 +86,7 @@ def busy_server() -> Metrics:
         frames_demoted={"yolo/1": 2},
         frames_read_apart={"yolo/1": 5},
         versions={"yolo/1": "READY"},
+        sizes_max={("yolo/1", "cuda:0", "fp32"): 4},
         frames_refused={"its stream holds too many bytes": 6},
         calls_failed={"NOT_PERMITTED": 7},
         trials={"yolo/2": ("SHADOW", 0.98)},
@@ -255,7 +257,7 @@ def test_the_series_follow_the_conventions_of_prometheus() -> None:
         for sample in family.samples:
             assert set(sample.labels) <= {
                 "cause", "class", "device", "guard", "kind", "lane", "le", "model", "reason", "result", "signal",
-                "stage", "state", "status",
+                "stage", "state", "status", "variant",
             }  # fmt: skip
 
 

@@ -484,6 +484,11 @@ class App:
         demoted = self.driver.scheduler.frames_demoted_by_model()
         versions = dict.fromkeys(self.catalogue.problems.copy(), VersionState.FAILED.name)
         versions |= {loaded.key: loaded.state.name for loaded in self.catalogue.all_versions()}
+        sizes_max = {
+            (loaded.key, lane, variant): size
+            for loaded in self.catalogue.all_versions()
+            for (lane, variant), size in loaded.sizes_max.copy().items()
+        }
         return Gauges(
             queue_depth=waiting,
             frames_in_flight=len(held),
@@ -493,6 +498,7 @@ class App:
             frames_demoted=demoted,
             frames_read_apart=self._supervisor.apart.read.copy(),
             versions=versions,
+            sizes_max=sizes_max,
             log_lines_lost=self.log_lines_lost(),
             recorded_events_lost=self._recording.lost,
             trials=self.trials.stages(),

@@ -124,7 +124,14 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
     states = GaugeMetricFamily("duly_version_state", "The state that a version is in.", labels=["model", "state"])
     for model, state in gauges.versions.items():
         states.add_metric([model, state], 1)
-    yield from (waiting, streams, demoted, apart, states)
+    sizes = GaugeMetricFamily(
+        "duly_batch_size_max",
+        "The largest batches for which a lane has memory, where larger ones have failed for want of it.",
+        labels=["model", "lane", "variant"],
+    )
+    for (model, lane, variant), size in gauges.sizes_max.items():
+        sizes.add_metric([model, lane, variant], size)
+    yield from (waiting, streams, demoted, apart, states, sizes)
     yield GaugeMetricFamily(
         "duly_frames_in_flight", "Frames received and not yet answered.", value=gauges.frames_in_flight
     )

@@ -10,7 +10,7 @@ from functools import partial
 
 import structlog
 
-from duly.core.events import LaneUp, ModelGone, ModelReady
+from duly.core.events import BatchSizesLimited, LaneUp, ModelGone, ModelReady
 from duly.metrics import Metrics
 from duly.models.contents import Fingerprint, how_to_publish
 from duly.models.repository import notes_of_labels, with_labels
@@ -79,6 +79,7 @@ class Supervisor:
         self._processes: set[Worker] = set()
         """All workers whose processes may not be gone yet."""
         self._closing = False
+        driver.limited = self._limited
         for lane in catalogue.lanes:
             driver.submit(LaneUp(lane))
 
@@ -260,11 +261,20 @@ class Supervisor:
                 )
             )
 
+    def _limited(self, limit: BatchSizesLimited) -> None:
+        """Notes that a version has only smaller batches from now on, for want of memory."""
+        loaded = next((each for each in self._catalogue.all_versions() if each.key == limit.model), None)
+        if loaded is not None:
+            loaded.sizes_max[limit.lane, limit.variant] = limit.size_max
+            self._catalogue.notify()
+
     def _worker_ended(self, loaded: LoadedVersion, worker: Worker) -> None:
         if self._catalogue.current(loaded) is not loaded or loaded.workers.get(worker.lane) is not worker:
             return
         del loaded.workers[worker.lane]
-        pause_s = loaded.crashes.ended(self._time() - worker.served_s, worker.batches)
+        for key in [key for key in loaded.sizes_max if key[0] == worker.lane]:
+            del loaded.sizes_max[key]  # the next worker has all sizes again
+        pause_s = loaded.crashes.ended(self._time() - worker.served_s, 0 if worker.full else worker.batches)
         back_s = pause_s + RELOAD_LOADS * loaded.load_s
         self._driver.worker_ended(worker, worker.end_reason, back_s, blameless=worker.device_lost)
         if self._closing:
