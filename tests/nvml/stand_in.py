@@ -10,6 +10,7 @@ from typing import Any
 NVML_ERROR_UNINITIALIZED = 1
 NVML_ERROR_INVALID_ARGUMENT = 2
 NVML_ERROR_NOT_SUPPORTED = 3
+NVML_ERROR_NO_PERMISSION = 4
 NVML_ERROR_NOT_FOUND = 6
 NVML_ERROR_DRIVER_NOT_LOADED = 9
 NVML_ERROR_TIMEOUT = 10
@@ -34,12 +35,13 @@ _TEXTS = {
     NVML_ERROR_UNINITIALIZED: "Uninitialized",
     NVML_ERROR_INVALID_ARGUMENT: "Invalid Argument",
     NVML_ERROR_NOT_SUPPORTED: "Not Supported",
+    NVML_ERROR_NO_PERMISSION: "Insufficient Permissions",
     NVML_ERROR_NOT_FOUND: "Not Found",
     NVML_ERROR_DRIVER_NOT_LOADED: "Driver Not Loaded",
     NVML_ERROR_TIMEOUT: "Timeout",
     NVML_ERROR_FUNCTION_NOT_FOUND: "Function Not Found",
     NVML_ERROR_GPU_IS_LOST: "GPU is lost",
-    NVML_ERROR_RESET_REQUIRED: "GPU requires reset",
+    NVML_ERROR_RESET_REQUIRED: "GPU requires restart",
     NVML_ERROR_UNKNOWN: "Unknown Error",
 }
 
@@ -109,6 +111,7 @@ class NVMLError(Exception):
     def __new__(cls, value: int) -> Any:
         of_number = {
             NVML_ERROR_NOT_SUPPORTED: NVMLError_NotSupported,
+            NVML_ERROR_NO_PERMISSION: NVMLError_NoPermission,
             NVML_ERROR_NOT_FOUND: NVMLError_NotFound,
             NVML_ERROR_TIMEOUT: NVMLError_Timeout,
             NVML_ERROR_FUNCTION_NOT_FOUND: NVMLError_FunctionNotFound,
@@ -125,6 +128,10 @@ class NVMLError(Exception):
 
 
 class NVMLError_NotSupported(NVMLError):
+    pass
+
+
+class NVMLError_NoPermission(NVMLError):
     pass
 
 

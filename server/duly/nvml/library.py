@@ -29,6 +29,8 @@ class Library:
         """Why NVML cannot be asked; empty: it can be, or there is no driver, so that nothing is missed."""
         self.advice = ""
         """What to do about that; empty: nothing."""
+        self.begun_times = 0
+        """How often NVML was begun with: handles of GPUs are good for one such time."""
         self._module = module
         self._driver = driver
         self._clock = clock
@@ -60,6 +62,7 @@ class Library:
                 self.why_not, self.advice = f"NVML: {error}", _SHOULD_WORK
                 return None
             self._nvml, self._again_ns = nvml, 0
+            self.begun_times += 1
             self.why_not = self.advice = ""
             return nvml
 
@@ -78,9 +81,10 @@ class Library:
             self.why_not, self.advice = f"NVML: {why}", ""
 
     def wake(self) -> None:
-        """NVML may be begun with again, at once."""
+        """Ends a rest: NVML may be begun with again, at once."""
         with self.held:
-            self._rests, self._again_ns = False, 0
+            if self._rests:
+                self._rests, self._again_ns = False, 0
 
     def _shut_down(self) -> None:
         nvml, self._nvml = self._nvml, None
