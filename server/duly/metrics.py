@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from duly.core.fates import RESULTS
 from duly.core.types import OutcomeStatus, StreamClass
 from duly.counts import BatchTimes, ClassCounts, Histogram
+from duly.nvml.figures import Figures
 
 _MS = 1_000_000
 _CLASSES = max(StreamClass) + 1
@@ -119,6 +120,14 @@ class Gauges:
     """Whether the server and its workers run before other processes; None: nobody has asked for it."""
     realtime_fallbacks: Mapping[str, int] = field(default_factory=dict)
     """How often that was taken back, by whose it was."""
+    lanes: Sequence[str] = ()
+    """All lanes."""
+    lanes_down: Mapping[str, str] = field(default_factory=dict)
+    """Why lanes are down, those that are."""
+    gpus: Mapping[str, Figures] = field(default_factory=dict)
+    """How the GPUs of lanes do, by lane."""
+    xids: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Number of errors that NVIDIA's driver has reported of the GPU of a lane, by lane and by what they are of."""
 
 
 @dataclass(slots=True)

@@ -133,8 +133,10 @@ class ModelError(Exception):
 
 class Catalogue:
     def __init__(self, lanes: tuple[str, ...]) -> None:
-        """Every version is served on all of `lanes`."""
+        """Every version is served on all of `lanes`, as long as they are up."""
         self.lanes = lanes
+        self.lanes_down: dict[str, str] = {}
+        """Why lanes are down, those that are; their devices do not work."""
         self.message_bytes_max = 0
         """The largest message that the transport reads, in bytes; 0 until the transport is up. Versions that are loaded
         from then on have to do with it."""

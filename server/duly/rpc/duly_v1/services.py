@@ -257,7 +257,11 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
     def _lanes(self) -> list[server_pb2.Lane]:
         up_ns = max(1, self._driver.clock() - self._started_ns)
         return [
-            server_pb2.Lane(name=lane, busy_ratio=self._metrics.lane_busy_ns(lane) / up_ns)
+            server_pb2.Lane(
+                name=lane,
+                busy_ratio=self._metrics.lane_busy_ns(lane) / up_ns,
+                down=self._catalogue.lanes_down.get(lane, ""),
+            )
             for lane in self._catalogue.lanes
         ]
 
