@@ -10,7 +10,8 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -44,6 +45,7 @@ EXIT_SECONDS_MAX = 2.0
 """A worker that was asked to stop gets this long before it is killed."""
 WARM_NS = 50_000_000
 """What a warming run may take, which nobody has planned: the device may have been idle for long."""
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 REASON_BROKEN = "the model's worker gave an answer that makes no sense"
 
 
@@ -127,8 +129,11 @@ class Worker:
 
     # ---- life ----
 
-    def start(self, load: dict[str, Any]) -> None:
-        """Starts the process and sends it the LOAD message. Raises WorkerError where the system has no room for it."""
+    def start(self, load: dict[str, Any], variables: Mapping[str, str] = NO_VARIABLES) -> None:
+        """Starts the process and sends it the LOAD message. `variables`: of its environment, beside the usual ones.
+
+        Raises WorkerError where the system has no room for it.
+        """
         with contextlib.ExitStack() as undo:
             try:
                 ours, theirs = map(undo.enter_context, channel.socket_pair())
@@ -142,7 +147,7 @@ class Worker:
                     stdin=subprocess.DEVNULL,
                     stdout=self._output.writing,
                     stderr=self._output.writing,
-                    env=worker_environment(os.environ),
+                    env={**worker_environment(os.environ), **variables},
                 )
             except OSError as error:
                 raise WorkerError(f"its worker process cannot be started: {os.strerror(error.errno or 0)}") from error

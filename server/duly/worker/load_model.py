@@ -142,7 +142,14 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
     memories = _divided(int(body.get("device_memory_bytes_max", 0)), Path(body["folder"]), config.variants)
     for variant, name in zip(config.variants, names, strict=True):
         session = OrtSession(
-            files.graph(variant.file), name, config, lane, model_folder, int(body["threads"]), next(memories)
+            files.graph(variant.file),
+            name,
+            config,
+            lane,
+            model_folder,
+            int(body["threads"]),
+            next(memories),
+            str(body.get("stream_class", "")),
         )
         place = f"{toml} for {variant.file}" if several else toml
         opened.append(open_graph(session, config, name, place, room))

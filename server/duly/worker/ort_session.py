@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from duly.accelerators import CPU, CUDA, TENSORRT, of_provider
+from duly.accelerators import CPU, CUDA, TENSORRT, device_of, of_provider
 from duly.models.spec import ModelConfig, Provider
 from duly.worker.device_errors import is_full, run_error
 from duly.worker.dtypes import BFLOAT16, DTYPES, Array
@@ -25,6 +25,7 @@ from duly.worker.ort_errors import full_reason, load_reason, run_reason
 from duly.worker.ort_installed import check_installed
 from duly.worker.plugins import chosen, plugin_of
 from duly.worker.providers import Node, ProviderError, check_available, check_used, wanted
+from duly.worker.stream_priority import PriorityStream, priority_stream
 from duly.worker.version_files import GraphFile
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # on by default on Linux since 1.29, and only read at import
@@ -62,15 +63,18 @@ class OrtSession:
         model_folder: Path,
         threads: int,
         device_memory_bytes_max: int = 0,
+        stream_class: str = "",
     ) -> None:
         """Loads `file`, which errors call `name`. `threads`: intra-op threads; 0: ONNX Runtime chooses.
-        `device_memory_bytes_max`: what it may take of a GPU's memory; 0: what there is.
+        `device_memory_bytes_max`: what it may take of a GPU's memory; 0: what there is. `stream_class`: by which it has
+        a priority on a GPU of CUDA that it shares; empty: none.
 
         Raises:
             LoadError: the file cannot be loaded, or a provider that is asked for does not run it. It is LoadFull where
                 there is not enough memory.
         """
         asked = wanted(config, lane, device_memory_bytes_max)
+        self._stream: PriorityStream | None = None
         toml = f"{name.partition('/')[0]}/model.toml" + (f" for {file.path.name}" if len(config.variants) > 1 else "")
         if config.cuda_graph and asked[0].name != CUDA:
             raise LoadError(f"{toml}: cuda_graph needs {CUDA} as the first provider, not {asked[0].name} on {lane}")
@@ -78,9 +82,13 @@ class OrtSession:
             plugins = _plugins(asked)
             built_in = onnxruntime.get_available_providers()
             check_available(asked, [*built_in, *plugins], f"onnxruntime {onnxruntime.__version__}")
+            if stream_class and asked[0].name in (CUDA, TENSORRT):
+                onnxruntime.preload_dlls()
+                self._stream = priority_stream(int(device_of(lane)), stream_class)
+                asked = asked if self._stream is None else self._stream.given_to(asked)
             options = _options(config, threads)
             _hand_over(file, options)
-            self._session = _open(file.data, options, asked, model_folder, plugins, lane.partition(":")[2])
+            self._session = _open(file.data, options, asked, model_folder, plugins, device_of(lane))
             assigned = _assigned(self._session)
             self.providers = check_used(asked, self._session.get_providers(), assigned)
             self.operators = frozenset(node.op_type for nodes in assigned.values() for node in nodes)
@@ -113,7 +121,9 @@ class OrtSession:
 
     def bind(self, size: int, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> "Binding":
         """Binds a batch of `size` frames to host arrays that stay where they are. An output of None has any shape."""
-        return Binding(self._session, size, inputs, outputs, self._device, self._halves, self._binds_anew)
+        bound = Binding(self._session, size, inputs, outputs, self._device, self._halves, self._binds_anew)
+        bound.stream = self._stream
+        return bound
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Runs a batch whose shapes may be new.
@@ -125,6 +135,8 @@ class OrtSession:
             if self._halves:
                 return self._run_halves(inputs, outputs)
             values = self._session.run(list(outputs), dict(inputs), self._run_options)
+            if self._stream is not None:
+                self._stream.wait()
             return dict(zip(outputs, values, strict=True))
         except Exception as error:
             raise run_error(str(error), run_reason(str(error))) from error
@@ -157,6 +169,8 @@ class Binding:
         are bound for each run, as binding is what copies them to the device.
         """
         self._session = session
+        self.stream: PriorityStream | None = None
+        """What it runs on, where that is none of ONNX Runtime's own."""
         self._binding = session.io_binding()
         self._of_any_shape = [
             (name, position, _reader(name in halves))
@@ -204,6 +218,8 @@ class Binding:
                 # Otherwise the tensor of the last run would be the buffer of this one, and a new shape an error.
                 self._binding.bind_output(name)
             self._session.run_with_iobinding(self._binding, self._options)
+            if self.stream is not None:
+                self.stream.wait()
             for value, target in self._downloads:
                 np.copyto(target, value.numpy())
             if not self._of_any_shape:
