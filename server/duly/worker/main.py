@@ -20,11 +20,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from duly.die_with_parent import die_with_parent, leave_signals_to_server
 from duly.realtime import memory
 from duly.realtime.scheduling import WARNED_US
 from duly.worker import channel, handed_state, shared_frames
 from duly.worker.background import fits, in_background, step_back
-from duly.worker.die_with_parent import die_with_parent, leave_signals_to_server
 from duly.worker.errors import BackendError, DeviceLost, LoadError, RunError
 
 if TYPE_CHECKING:
