@@ -39,6 +39,7 @@ RARE = (
     "parted",
     "spare frames",
     "spare runs",
+    "limited",
 )
 BY_SCHEDULER = (State.ARRIVING, State.WAITING, State.RUNNING)
 """Where the scheduler answers frames; each row of these states must be met."""
