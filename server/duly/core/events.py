@@ -284,6 +284,8 @@ class Foreseen:
     model: str
     variant: str
     frames: list[Frame]
+    full: bool
+    """Whether there is no room for more frames; else those that come now may join it."""
 
 
 Action = DispatchBatch | WarmLane | ReadApart | ResolveFrame | AdviseStream

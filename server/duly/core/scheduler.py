@@ -199,7 +199,8 @@ class Scheduler:
             if sooner is not None and other in batch.variant.profiles and _ends_ns(sooner) < ends_ns:
                 return None
         variant = batch.variant
-        return Foreseen(lane, variant.model, variant.name, [queued.frame for queued in batch.frames])
+        full = len(batch.frames) == variant.profiles[lane].batch_max
+        return Foreseen(lane, variant.model, variant.name, [queued.frame for queued in batch.frames], full)
 
     def _terms(self) -> dict[int, StreamTerms]:
         """The terms of all open streams but those of spare time, by the ids with which their frames come."""
