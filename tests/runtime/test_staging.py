@@ -7,15 +7,16 @@ from collections.abc import AsyncIterator
 import pytest
 from structlog.testing import capture_logs
 
-from duly.core.events import FramesCancelled, LaneUp, ModelReady
+from duly.core.events import DispatchBatch, FramesCancelled, LaneUp, ModelReady, WarmLane
 from duly.core.types import Frame, OutcomeStatus
 from duly.metrics import Metrics
 from duly.runtime.driver import Driver
+from duly.runtime.held_frames import InputData
 from duly.runtime.staged_rows import StagedRows, as_dispatched
 from duly.runtime.worker_port import BatchResult
 from tests.runtime.fake_lane import Clock, FakeLane
 from tests.runtime.held import take
-from tests.runtime.scripted import Bench, ScriptedProcess, Stream
+from tests.runtime.scripted import Bench, ScriptedProcess, Stream, payload
 from tests.runtime.test_driver import MS, TERMS
 from tests.runtime.test_driver import Stream as Sink
 from tests.runtime.test_faults import once
@@ -226,11 +227,86 @@ async def test_a_worker_that_dies_takes_what_was_brought_there_with_it(bench: Be
     assert [next(iter(stream.outcomes.values())).status.name for stream in streams[1:]] == ["ON_TIME"] * 3
 
 
+class Alone:
+    """A worker of the bench that the test gives batches itself, without a scheduler."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.worker = bench.catalogue.find("m", "1").workers[GPU]
+        self.results: dict[int, list[int]] = {}
+        self._batch_id = 0
+        self.worker._on_batch = self._ended
+        self._sizes: dict[int, int] = {}
+
+    def stage(self, *seqs: int, bytes_max: int = 1 << 20) -> bool:
+        return self.worker.stage(frames(*seqs), self._payloads(seqs), bytes_max)
+
+    async def run(self, *seqs: int, slow: bool = True) -> list[int]:
+        """Returns what the frames of a batch came to, each of which should be its seq. `slow`: whether the worker has
+        had the time to copy what it was told of.
+        """
+        if slow:
+            await self.bench.turn()
+        self._batch_id += 1
+        self._sizes[self._batch_id] = len(seqs)
+        batch = DispatchBatch(self._batch_id, GPU, "m/1", "default", frames(*seqs), MS)
+        assert self.worker.run(batch, self._payloads(seqs))
+        await self.bench.turn()
+        for process in self.bench.processes:
+            if process.asked is not None:
+                process.answer()
+        await self.bench.turn()
+        return self.results[self._batch_id]
+
+    def _payloads(self, seqs: tuple[int, ...]) -> list[list[InputData]]:
+        return [[InputData(0, (2,), payload(seq))] for seq in seqs]
+
+    def _ended(self, batch_id: int, result: BatchResult | str) -> None:
+        assert isinstance(result, BatchResult), result
+        size = self._sizes.get(batch_id, 0)
+        self.results[batch_id] = [int.from_bytes(result.outputs(index)[0][2], "little") for index in range(size)]
+
+
+async def test_rows_that_were_filled_for_one_slot_are_none_of_the_other(bench: Bench) -> None:
+    alone = Alone(bench)
+    alone.stage(1, 2)
+    assert await alone.run(3) == [3]
+    assert await alone.run(1, 2) == [1, 2]
+
+
 async def test_a_worker_that_is_warmed_forgets_what_was_brought_there(bench: Bench) -> None:
-    _, process = await running_and_waiting(bench)
-    worker = bench.catalogue.find("m", "1").workers[GPU]
-    worker._staged.clear()  # as `warm` does, whose run overwrites the first row
-    process.answer()
+    alone = Alone(bench)
+    alone.stage(1, 2)
+    assert alone.worker.warm(WarmLane(77, GPU, "m/1", "default"))
     await bench.turn()
-    assert process.copied_ahead == 0
-    await bench.until(lambda: not bench.driver.held)
+    assert await alone.run(1, 2) == [1, 2]
+
+
+async def test_frames_that_are_staged_again_replace_those_that_are_expected_no_more(bench: Bench) -> None:
+    alone = Alone(bench)
+    alone.stage(1, 2, 3)
+    alone.stage(2, 4)
+    assert await alone.run(2, 4) == [2, 4]
+    alone.stage(5, 6)
+    alone.stage(7, 5, 8)
+    assert await alone.run(8, 5, slow=False) == [8, 5]
+
+
+async def test_only_so_much_is_copied_at_once(bench: Bench) -> None:
+    alone = Alone(bench)
+    assert alone.stage(1, 2, 3, bytes_max=8)
+    assert alone.worker._staged.seqs == [1, 0, 0, 0]
+    assert alone.stage(1, 2, 3, bytes_max=9)
+    assert not alone.stage(1, 2, 3, bytes_max=9)
+    assert await alone.run(1, 2, 3) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("seed", range(100))
+async def test_whatever_was_brought_there_every_frame_gets_its_own_result(bench: Bench, seed: int) -> None:
+    alone, rng = Alone(bench), random.Random(seed)
+    for _ in range(20):
+        for _ in range(rng.randint(0, 3)):
+            alone.stage(*rng.sample(range(1, 9), rng.randint(1, 4)), bytes_max=rng.choice([8, 100]))
+            await bench.turn(rng.randint(0, 2))
+        batch = rng.sample(range(1, 9), rng.randint(1, 4))
+        assert await alone.run(*batch, slow=rng.random() < 0.5) == batch

@@ -137,8 +137,12 @@ def test_each_slot_has_graphs_and_addresses_of_its_own(tmp_path: Path) -> None:
 # ---- a whole worker ----
 
 
-@pytest.fixture
-def worker(log: Path, tmp_path: Path) -> Iterator[Worker]:
+@pytest.fixture(params=[False, True], ids=["copied late", "copied early"])
+def worker(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Worker]:
+    if request.param:
+        monkeypatch.setenv("MADE_UP_EARLY", "1")
     graphs.save(
         tmp_path, "double", graphs.doubling(), "batch_sizes = [1, 2, 4]\ninput = [{ name = 'x', finite = true }]"
     )
