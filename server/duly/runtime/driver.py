@@ -107,7 +107,11 @@ class Driver:
         self._awake = Awake(clock) if stay_awake else None
         self._workers: dict[tuple[str, str], LaneWorker] = {}
         self._staging = Staging(
-            lambda lane: self.scheduler.foresee(lane, clock()), self._workers, self.held, self.read_apart.__contains__
+            lambda lane: self.scheduler.foresee(lane, clock()),
+            self._workers,
+            self.held,
+            self.read_apart.__contains__,
+            clock,
         )
         self._delivery = Delivery(metrics, self.held, self._close_soon, unheard)
         self._runs: dict[int, BatchRun] = {}
