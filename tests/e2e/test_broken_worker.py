@@ -36,7 +36,7 @@ class Tampered:
 
 
 def tamper(app: App, change: Change, model: str = "double/1") -> None:
-    worker = app.catalogue.find(*model.split("/")).workers["cpu:0"]
+    worker = app.catalogue.find(*model.split("/")).workers[lane()]
     worker._socket = Tampered(worker._socket, change)  # type: ignore[assignment]
 
 

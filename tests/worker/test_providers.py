@@ -17,6 +17,7 @@ AZURE = "AzureExecutionProvider"  # the one beside the CPU's in the CPU distribu
 # ---- with the installed runtime ----
 
 
+@pytest.mark.holds_on("cpu", why="it tells what the plain ONNX Runtime has")
 def test_provider_that_is_not_installed(tmp_path: Path) -> None:
     graphs.save(tmp_path, "m", graphs.doubling(), f'providers = [{{ name = "{CUDA}" }}, {{ name = "{CPU}" }}]\n')
     reason = reason_of(tmp_path, "m")
@@ -29,6 +30,7 @@ def test_gpu_lane_without_gpu_runtime(tmp_path: Path) -> None:
     assert f"{CUDA} is not in onnxruntime" in reason_of(tmp_path, "m", lane="cuda:0")
 
 
+@pytest.mark.holds_on("cpu", why="it needs a provider that runs nothing, which the plain ONNX Runtime has")
 @pytest.mark.parametrize("listed", [[AZURE], [AZURE, CPU], [CPU, AZURE]])
 def test_provider_that_runs_nothing(tmp_path: Path, listed: list[str]) -> None:
     tables = ", ".join(f'{{ name = "{name}" }}' for name in listed)
@@ -46,6 +48,7 @@ def test_provider_library_that_is_none(tmp_path: Path) -> None:
     assert reason.startswith("m/model.toml: providers: Acme: library libacme.so: Failed to load library libacme.so")
 
 
+@pytest.mark.holds_on("cpu", why="it tells the lane")
 def test_cuda_graph_needs_cuda(tmp_path: Path) -> None:
     graphs.save(tmp_path, "m", graphs.doubling(), "cuda_graph = true\n")
     assert reason_of(tmp_path, "m") == (

@@ -80,9 +80,8 @@ class OrtSession:
         except ProviderError as error:
             raise LoadError(f"{toml if config.providers else name}: {_asker(config, lane)}: {error}") from error
         except Exception as error:
-            reason = load_reason(str(error), file.path)
-            where = "" if asked[0].name == CPU else f"{_asker(config, lane)}: {asked[0].name}: "
-            raise LoadError(f"{name}: {where}{reason}") from error
+            provider = "" if asked[0].name == CPU else f"{_asker(config, lane)}: {asked[0].name}: "
+            raise LoadError(f"{name}: {load_reason(str(error), file.path, provider)}") from error
         self.graph = Graph(_tensors(self._session.get_inputs()), _tensors(self._session.get_outputs()))
         self._halves = _halves(self.graph.inputs) | _halves(self.graph.outputs)
         self._run_options = _run_options(_NO_GRAPH)
@@ -163,8 +162,9 @@ class Binding:
         """
         self._session = session
         self._binding = session.io_binding()
-        # It gives memory of the device back through the session, and would end the process where that is gone already.
-        self._binding.session = session
+        # It gives memory of the device back through the session, and would end the process where that is gone already:
+        # whatever order objects are freed in, the session itself is held by what it has to outlive.
+        self._binding.session = session._sess
         self._of_any_shape = [
             (name, position, _reader(name in halves))
             for position, (name, array) in enumerate(outputs.items())
