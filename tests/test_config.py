@@ -105,6 +105,8 @@ def test_every_setting_can_come_from_every_source(
         "kserve_shared_memory": "principal",
         "sandbox": "require",
         "worker_memory_bytes_max": "13",
+        "worker_device_memory_bytes_max": "23",
+        "lane_memory_bytes_max": "24",
         "sample": str(models),
         "sample_models": "yolo, vad-*",
         "sample_frames": "16",

@@ -47,6 +47,8 @@ class Accelerator(NamedTuple):
     """The device of the lane that there is where nobody sets `lanes`."""
     memory: str = ""
     """What ONNX Runtime calls its memory, where batches are copied there by the worker; empty: ONNX Runtime copies."""
+    memory_option: str = ""
+    """The option of the provider that bounds what it takes of its device's memory; empty: it has none."""
     reads_host: bool = False
     """Whether runs read inputs where they lie in the host's memory. ONNX Runtime copies them to other devices when they
     are bound, and not when they are run, so that what is bound once would be the same for ever."""
@@ -65,16 +67,17 @@ ACCELERATORS: tuple[Accelerator, ...] = (
     ),
     Accelerator(
         CUDA, "cuda", "GPUs of NVIDIA", wheel="onnxruntime-gpu", extra="gpu", needs="NVIDIA's driver, 580 or newer",
-        device_option="device_id", memory="cuda", idles=True, seen_by="nvidia-smi -L",
+        device_option="device_id", memory="cuda", memory_option="gpu_mem_limit", idles=True, seen_by="nvidia-smi -L",
     ),
     Accelerator(
         TENSORRT, "cuda", "GPUs of NVIDIA", wheel="onnxruntime-gpu", extra="gpu",
         needs="NVIDIA's driver, and TensorRT 10: pip install tensorrt-cu13", device_option="device_id", memory="cuda",
-        idles=True, seen_by="nvidia-smi -L",
+        memory_option="trt_max_workspace_size", idles=True, seen_by="nvidia-smi -L",
     ),
     Accelerator(
         TENSORRT_RTX, "tensorrt-rtx", "GPUs of NVIDIA from Turing on", plugin="onnxruntime-ep-nv-tensorrt-rtx",
-        extra="tensorrt-rtx", needs="NVIDIA's driver, 580 or newer", idles=True, seen_by="nvidia-smi -L",
+        extra="tensorrt-rtx", needs="NVIDIA's driver, 580 or newer", memory_option="nv_max_workspace_size", idles=True,
+        seen_by="nvidia-smi -L",
     ),
     Accelerator(
         OPENVINO, "openvino", "processors, GPUs and NPUs of Intel; its CPU device runs on other x86 processors, too",
@@ -92,7 +95,7 @@ ACCELERATORS: tuple[Accelerator, ...] = (
     ),
     Accelerator(
         MIGRAPHX, "migraphx", "GPUs of AMD", wheel="onnxruntime-migraphx", needs="ROCm with MIGraphX",
-        device_option="device_id", idles=True, seen_by="rocminfo",
+        device_option="device_id", memory_option="migraphx_mem_limit", idles=True, seen_by="rocminfo",
     ),
     Accelerator(
         QNN, "qnn", "NPUs of Qualcomm", plugin="onnxruntime-qnn", needs="Qualcomm's driver (FastRPC)",

@@ -42,11 +42,13 @@ from duly.rpc.local.listener import DESCRIPTORS_EACH, OPENING_MAX, LocalListener
 from duly.rpc.server import MESSAGE_BYTES_MIN, ListenError, Server, add_services, create_server, message_limit
 from duly.runtime.admission import SWITCH_SECONDS, Admission
 from duly.runtime.catalogue import Catalogue, VersionState
+from duly.runtime.device_memory import Devices
 from duly.runtime.driver import Driver
 from duly.runtime.flight_recorder import DumpError, FlightRecorder
-from duly.runtime.lane_health import LaneHealth
+from duly.runtime.lane_health import LaneHealth, gpus_of
 from duly.runtime.learning import Drift, LearnerSettings, Learning, missing_packages
 from duly.runtime.model_host import ModelHost, VersionLimits
+from duly.runtime.placement import Placement
 from duly.runtime.read_apart import READERS_MAX
 from duly.runtime.realtime import RealTime, RealTimeError
 from duly.runtime.recording_file import RecordingWriter
@@ -139,6 +141,8 @@ class App:
         nvml = Library()
         self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms, nvml)
         self._lane_health = LaneHealth(self.catalogue, self._supervisor, nvml)
+        devices = Devices(nvml, self.catalogue.lanes, gpus_of)
+        self._supervisor.placement = Placement(devices.memory, config.lane_memory_bytes_max)
         host = StreamHost(self.driver, self.catalogue, verdicts, limits, config.advice)
         if self._sampling.sampler is not None:
             host.key_of = self._sampling.sampler.key_of

@@ -30,6 +30,7 @@ _CHECKED = (
     "principal_bytes_in_flight_max",
     "sandbox",
     "worker_memory_bytes_max",
+    "worker_device_memory_bytes_max",
     "cache_folders",
     "libraries_sha256",
     "manifests",

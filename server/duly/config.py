@@ -320,6 +320,16 @@ class ServerConfig(BaseModel):
     ] = 0
     """Memory that a worker may have beside its shared memory; 0: what the machine or the control group has, and no
     limit where an accelerator is used."""
+    worker_device_memory_bytes_max: Annotated[
+        int, Field(ge=0, le=2**50), Limit("a load fails, or a batch is FAILED", "duly_outcomes_total")
+    ] = 0
+    """Memory of its lane's GPU that a worker may take, where the provider can be told (CUDA, TensorRT, TensorRT-RTX,
+    MIGraphX); 0: what placement leaves it. model.toml may say less."""
+    lane_memory_bytes_max: Annotated[
+        int, Field(ge=0, le=2**50), Limit("a load is refused, with the sum: LOAD_FAILED", "duly_version_state")
+    ] = 0
+    """Memory of each device that all models on its lanes may have there together, as measured when they are warm; 0:
+    what the device has, less what others have of it."""
     cache_folders: Annotated[tuple[Path, ...], BeforeValidator(_split_commas), AfterValidator(_absolute)] = ()
     """Folders that workers may write to, for providers that keep a cache (TensorRT, OpenVINO)."""
     libraries_sha256: Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_digests)] = ()

@@ -303,6 +303,8 @@ class ModelConfig(Strict):
     memory_bytes_max: PositiveInt | None = None
     """Memory that runs on the CPU may take beyond what a worker has once it is warm; None: 1 GiB, or 16 times the bytes
     of the largest batch if that is more. Frames for which it is not enough are FAILED."""
+    device_memory_bytes_max: PositiveInt | None = None
+    """Memory of a GPU that a worker may take there, in all variants together; None: as the server is set."""
     constants: dict[str, int | float | bool] = Field(default_factory=dict)
     """The values of graph inputs that are the same for every frame, such as a sample rate."""
     postprocess: YoloV2 | None = None

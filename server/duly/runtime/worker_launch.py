@@ -32,6 +32,8 @@ class Place:
     """The processors of its lane; none: those of the server."""
     realtime: bool = False
     """Whether it keeps its memory, and runs before other processes once the server makes it urgent."""
+    device_memory_bytes_max: int = 0
+    """What it may take of the memory of its lane's device; 0: what there is. The model or the server may say less."""
 
 
 ORDINARY = Place()
@@ -64,6 +66,8 @@ def start_worker(
     asked["checks"] = checked and expected is None
     asked["group"] = str(group.folder) if group is not None else ""
     asked["cpus"], asked["realtime"] = sorted(place.cpus), place.realtime
+    stated = version.config.device_memory_bytes_max, (trust or Trust()).worker_device_memory_bytes_max
+    asked["device_memory_bytes_max"] = min(filter(None, (*stated, place.device_memory_bytes_max)), default=0)
     body = _load_body(version, lane, threads, trust) | asked
     if group is not None and fits(body):
         group.step_back()

@@ -483,7 +483,7 @@ class Worker:
         elif channel.kind_of(message) == channel.READY:
             self._take_ready(body, fds)
         elif channel.kind_of(message) == channel.LOAD_FAILED:
-            self._fail_load(read_reason(body))
+            self._fail_load(read_reason(body), MemoryFull if body.get("full") is True else None)
         else:
             raise ValueError(f"a message of kind {channel.kind_of(message)}")
 
@@ -630,6 +630,10 @@ class Worker:
 
 class WorkerError(Exception):
     """A model could not be loaded; the text says why."""
+
+
+class MemoryFull(WorkerError):
+    """There is not enough memory to load it, or to warm it up."""
 
 
 class OtherContents(WorkerError):

@@ -39,10 +39,15 @@ _FULL = re.compile(
 )
 
 
+def is_full(text: str) -> bool:
+    """Whether ONNX Runtime says that memory is used up, on the device or on the host."""
+    return _FULL.search(text) is not None
+
+
 def run_error(text: str, reason: str) -> RunError:
     """Returns the error to raise. `text`: what ONNX Runtime said; `reason`: the same for people."""
     if _LOST.search(text):
         return DeviceLost(reason)
-    if _FULL.search(text):
+    if is_full(text):
         return DeviceFull(reason)
     return RunError(reason)

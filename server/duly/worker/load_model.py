@@ -1,6 +1,6 @@
 """Makes a warm model out of a LOAD message, and what READY says about it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -10,16 +10,17 @@ from duly.models.folders import CONFIG_FILE
 from duly.models.manifest import Manifest, ManifestError, read_manifest
 from duly.models.openssf import read_bundle
 from duly.models.sizes import SizeLimits
-from duly.models.spec import ModelConfig, Signature, TensorSpec
+from duly.models.spec import ModelConfig, Signature, TensorSpec, Variant
 from duly.models.triton.origin import TRITON_FILE
 from duly.models.trust import Trust
 from duly.models.version_settings import own_name
+from duly.models.weights import variant_bytes
 from duly.worker.background import fits
 from duly.worker.channel import Done, Region, Run
 from duly.worker.checks import CheckSamples
 from duly.worker.cuda_runtime import copy_stream
 from duly.worker.dtypes import BFLOAT16, datatype_of, view
-from duly.worker.errors import LoadError, RunError
+from duly.worker.errors import LoadError, LoadFull, RunError
 from duly.worker.finite import FiniteChecks
 from duly.worker.first_states import with_first_states
 from duly.worker.input_copies import InputCopies
@@ -86,8 +87,8 @@ def load(body: dict[str, Any], report: Report = lambda digests: None) -> Loaded:
     """Loads, warms and profiles all variants of the version that LOAD asks for.
 
     `body` has the keys model ("NAME/VERSION"), lane, folder (of the version), model_folder, config (by alias),
-    threads and limits (those of `SizeLimits`; left out: those of a server without settings). `report` is told what the
-    files of a variant held before the variant is used.
+    threads, limits (those of `SizeLimits`; left out: those of a server without settings) and device_memory_bytes_max
+    (left out or 0: what there is). `report` is told what the files of a variant held before the variant is used.
 
     Raises:
         LoadError: the version cannot be loaded; the message says why.
@@ -142,8 +143,11 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
     if body.get("checks"):  # it is the first worker of the version
         checks = CheckSamples(files, Path(body["folder"]), model_folder, key, config.checks)
     opened: list[OpenGraph] = []
+    memories = _divided(int(body.get("device_memory_bytes_max", 0)), Path(body["folder"]), config.variants)
     for variant, name in zip(config.variants, names, strict=True):
-        session = OrtSession(files.graph(variant.file), name, config, lane, model_folder, int(body["threads"]))
+        session = OrtSession(
+            files.graph(variant.file), name, config, lane, model_folder, int(body["threads"]), next(memories)
+        )
         place = f"{toml} for {variant.file}" if several else toml
         opened.append(open_graph(session, config, name, place, room))
     plans = [graph.plan for graph in opened]
@@ -189,6 +193,8 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
     for model, name in zip(models, names, strict=True):
         try:
             times.append(profile(model, samples, best.batch_sizes, config.warmup_runs, fits(body)))
+        except LoadFull as error:
+            raise LoadFull(f"{name}: {error}") from error
         except LoadError as error:
             runs = partial(_runs, model, region, batch_max)
             advice = say_shape(best.inputs, samples.shapes, str(error), runs) or say_example(best.inputs)
@@ -250,6 +256,13 @@ def _input_copies(plans: Sequence[Plan], session: OrtSession, region: Region, de
         return InputCopies(slots, session.make_room, stream)
     except RunError as error:
         raise LoadError(f"inputs cannot be copied to the device: {error}") from error
+
+
+def _divided(memory_bytes: int, folder: Path, variants: Sequence[Variant]) -> Iterator[int]:
+    """Yields what each variant may have of the memory: each has arenas of its own, and more weights take more."""
+    sizes = [max(variant_bytes(folder, variant), 1) for variant in variants]
+    for size in sizes:
+        yield memory_bytes * size // sum(sizes)
 
 
 def _rows(plans: Sequence[Plan]) -> list[tuple[str, tuple[int, ...]]]:

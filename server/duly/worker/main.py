@@ -26,7 +26,7 @@ from duly.realtime import memory
 from duly.realtime.scheduling import WARNED_US
 from duly.worker import channel, handed_state, shared_frames
 from duly.worker.background import fits, in_background, step_back
-from duly.worker.errors import BackendError, DeviceFull, DeviceLost, LoadError, RunError
+from duly.worker.errors import BackendError, DeviceFull, DeviceLost, LoadError, LoadFull, RunError
 
 if TYPE_CHECKING:
     from duly.models.digests import FileDigest
@@ -74,13 +74,16 @@ def _serve(connection: socket.socket) -> int:
         if body.get("realtime"):
             _stay_in_time(body["model"])
     except (LoadError, BackendError) as error:
-        connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": str(error)[:_REASON_CHARS_MAX]}))
+        said: dict[str, Any] = {"reason": str(error)[:_REASON_CHARS_MAX]}
+        if isinstance(error, LoadFull):
+            said["full"] = True
+        connection.send(channel.encode_text(channel.LOAD_FAILED, said))
         return 1
     except (BrokenPipeError, ConnectionResetError):
         raise
     except MemoryError:
         reason = f"{body['model']}: its worker may not have the memory that loading it takes (worker_memory_bytes_max)"
-        connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": reason}))
+        connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": reason, "full": True}))
         return 1
     except Exception as error:
         _print_error()

@@ -18,12 +18,12 @@ from duly.accelerators import CPU, CUDA, TENSORRT, of_provider
 from duly.models.spec import ModelConfig, Provider
 from duly.worker.batch_axes import Placed
 from duly.worker.channel import SLOTS
-from duly.worker.device_errors import run_error
+from duly.worker.device_errors import is_full, run_error
 from duly.worker.dtypes import BFLOAT16, DTYPES, Array
-from duly.worker.errors import LoadError
+from duly.worker.errors import LoadError, LoadFull
 from duly.worker.graph import Graph, GraphTensor
 from duly.worker.libraries import shown
-from duly.worker.ort_errors import load_reason, run_reason
+from duly.worker.ort_errors import full_reason, load_reason, run_reason
 from duly.worker.ort_installed import check_installed
 from duly.worker.plugins import chosen, plugin_of
 from duly.worker.providers import Node, ProviderError, check_available, check_used, wanted
@@ -56,14 +56,23 @@ class OrtSession:
     """
 
     def __init__(
-        self, file: GraphFile, name: str, config: ModelConfig, lane: str, model_folder: Path, threads: int
+        self,
+        file: GraphFile,
+        name: str,
+        config: ModelConfig,
+        lane: str,
+        model_folder: Path,
+        threads: int,
+        device_memory_bytes_max: int = 0,
     ) -> None:
         """Loads `file`, which errors call `name`. `threads`: intra-op threads; 0: ONNX Runtime chooses.
+        `device_memory_bytes_max`: what it may take of a GPU's memory; 0: what there is.
 
         Raises:
-            LoadError: the file cannot be loaded, or a provider that is asked for does not run it.
+            LoadError: the file cannot be loaded, or a provider that is asked for does not run it. It is LoadFull where
+                there is not enough memory.
         """
-        asked = wanted(config, lane)
+        asked = wanted(config, lane, device_memory_bytes_max)
         toml = f"{name.partition('/')[0]}/model.toml" + (f" for {file.path.name}" if len(config.variants) > 1 else "")
         if config.cuda_graph and asked[0].name != CUDA:
             raise LoadError(f"{toml}: cuda_graph needs {CUDA} as the first provider, not {asked[0].name} on {lane}")
@@ -80,6 +89,9 @@ class OrtSession:
         except ProviderError as error:
             raise LoadError(f"{toml if config.providers else name}: {_asker(config, lane)}: {error}") from error
         except Exception as error:
+            if is_full(str(error)):
+                of_device = asked[0].name != CPU
+                raise LoadFull(f"{name}: {full_reason(str(error), of_device)}") from error
             provider = "" if asked[0].name == CPU else f"{_asker(config, lane)}: {asked[0].name}: "
             raise LoadError(f"{name}: {load_reason(str(error), file.path, provider)}") from error
         self.graph = Graph(_tensors(self._session.get_inputs()), _tensors(self._session.get_outputs()))

@@ -41,8 +41,9 @@ class Node(NamedTuple):
     name: str
 
 
-def wanted(config: ModelConfig, lane: str) -> tuple[Provider, ...]:
+def wanted(config: ModelConfig, lane: str, memory_bytes_max: int = 0) -> tuple[Provider, ...]:
     """Returns the providers to ask for on this lane ("cpu:0", "openvino:NPU"), with its device, in order of preference.
+    `memory_bytes_max`: what each may take of the device's memory, where it can be told; 0: what there is.
 
     Options in model.toml win over those that are set here.
     """
@@ -50,17 +51,23 @@ def wanted(config: ModelConfig, lane: str) -> tuple[Provider, ...]:
     device = lane.partition(":")[2]
     asked = config.providers or (Provider(name=own.provider),)
     return tuple(
-        provider.model_copy(update={"options": {**_options(provider.name, own, device, config), **provider.options}})
+        provider.model_copy(
+            update={"options": _options(provider.name, own, device, config, memory_bytes_max) | provider.options}
+        )
         for provider in asked
     )
 
 
-def _options(name: str, own: Accelerator, device: str, config: ModelConfig) -> dict[str, str | int | float | bool]:
+def _options(
+    name: str, own: Accelerator, device: str, config: ModelConfig, memory_bytes_max: int
+) -> dict[str, str | int | float | bool]:
     """Returns what a lane of the accelerator `own` sets for a provider: nothing where it is of another kind."""
     row = of_provider(name)
     if row is None or row.kind != own.kind:
         return {}
     options: dict[str, str | int | float | bool] = {row.device_option: device} if row.device_option else {}
+    if memory_bytes_max and row.memory_option:
+        options[row.memory_option] = memory_bytes_max
     if name == CUDA:
         # kNextPowerOfTwo, the default, doubles what it takes from a device that other models share.
         options |= {"arena_extend_strategy": "kSameAsRequested", "enable_cuda_graph": int(config.cuda_graph)}

@@ -11,7 +11,7 @@ import numpy as np
 from duly.models.spec import TEXT_ELEMENTS_MAX, TensorSpec
 from duly.worker.channel import ENCODINGS, FRAME_FAILED, OK, SLOTS, Done, Region, Run, TensorRef
 from duly.worker.dtypes import DTYPES, Array, is_floating, of_type
-from duly.worker.errors import LoadError, RunError
+from duly.worker.errors import DeviceFull, LoadError, LoadFull, RunError
 from duly.worker.model import Model
 from duly.worker.opencv import cv2
 from duly.worker.picture_size import MAGIC
@@ -134,6 +134,8 @@ def _run(model: Model, run: Run) -> int:
         done = model.run(run)
     except RunError as error:
         size = len(run.frames)
+        if isinstance(error, DeviceFull):
+            raise LoadFull(f"warm-up with a batch of {size}: {error}") from error
         advice = "" if size == 1 else "; if the graph takes no such batch, set batch_sizes"
         raise LoadError(f"warm-up with a batch of {size}: {error}{advice}") from error
     for index, (status, _) in enumerate(done.frames):
