@@ -4,9 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# The GPU package where there is a GPU that works, else the CPU's: they install the same module, so never both.
-ACCELERATOR := $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU ' && echo gpu || echo cpu)
-UNWANTED := $(if $(filter gpu,$(ACCELERATOR)),onnxruntime,onnxruntime-gpu)
+# The extra for what is there (server/duly/chosen_extra.py says how it is chosen), or the one that was last asked for:
+# make setup ACCELERATOR=webgpu. Most install the same module, so never two of them.
+CHOSEN_EXTRA := PYTHONPATH=server $(PYTHON) -m duly.chosen_extra
+ASKED := $(VENV)/.accelerator
+ifndef ACCELERATOR
+ACCELERATOR := $(or $(shell cat $(ASKED) 2>/dev/null),$(shell $(CHOSEN_EXTRA) 2>/dev/null),cpu)
+else
+NOTE_ASKED := @echo $(ACCELERATOR) > $(ASKED)
+endif
 READY := $(VENV)/.ready-$(ACCELERATOR)
 
 PROTOS := $(wildcard protos/duly/v1/*.proto)
@@ -48,9 +54,12 @@ $(READY): pyproject.toml
 	  exit 1; }
 	@echo "Installing duly and what it needs into $(VENV); this takes a minute, once"
 	@$(BIN)/pip install --quiet --quiet --upgrade pip
-	@if $(BIN)/pip show --quiet $(UNWANTED) 2>/dev/null; then $(BIN)/pip uninstall --quiet --quiet --yes $(UNWANTED); fi
+	@# What clashes takes the files of the wanted one along, so that all go where one of them is there.
+	@clashing="$$($(CHOSEN_EXTRA) --clashing $(ACCELERATOR))" || exit 1; \
+	if $(BIN)/pip show --quiet $${clashing% *} 2>/dev/null; then $(BIN)/pip uninstall --quiet --quiet --yes $$clashing; fi
 	@$(BIN)/pip install --quiet --quiet --editable '.[$(ACCELERATOR),demo,learn,load,video,dev]'
 	@rm -f $(VENV)/.ready-*
+	$(NOTE_ASKED)
 	@touch $@
 
 demo: $(READY) ## Watch duly work on real models (DEMO_ARGS for options)

@@ -37,6 +37,10 @@ class Accelerator(NamedTuple):
     """The distribution on PyPI that brings it to the plain ONNX Runtime, as a plugin; empty: there is none."""
     extra: str = ""
     """The extra of duly that installs either; empty: it has to be installed by hand, in the place of another."""
+    machines: tuple[str, ...] = ("x86_64", "aarch64")
+    """What there are wheels for, as `uname -m` calls it."""
+    python_max: tuple[int, int] | None = None
+    """The newest Python that there are wheels for; None: as for duly."""
     needs: str = ""
     """What has to be there besides, that no wheel brings."""
     device_option: str = ""
@@ -66,11 +70,12 @@ ACCELERATORS: tuple[Accelerator, ...] = (
         CPU, "cpu", "any processor", wheel="onnxruntime", extra="cpu", reads_host=True, ran="in CI, all tests"
     ),
     Accelerator(
-        CUDA, "cuda", "GPUs of NVIDIA", wheel="onnxruntime-gpu", extra="gpu", needs="NVIDIA's driver, 580 or newer",
+        CUDA, "cuda", "GPUs of NVIDIA", wheel="onnxruntime-gpu", extra="gpu", machines=("x86_64",),
+        needs="NVIDIA's driver, 580 or newer",
         device_option="device_id", memory="cuda", memory_option="gpu_mem_limit", idles=True, seen_by="nvidia-smi -L",
     ),
     Accelerator(
-        TENSORRT, "cuda", "GPUs of NVIDIA", wheel="onnxruntime-gpu", extra="gpu",
+        TENSORRT, "cuda", "GPUs of NVIDIA", wheel="onnxruntime-gpu", extra="gpu", machines=("x86_64",),
         needs="NVIDIA's driver, and TensorRT 10: pip install tensorrt-cu13", device_option="device_id", memory="cuda",
         memory_option="trt_max_workspace_size", idles=True, seen_by="nvidia-smi -L",
     ),
@@ -82,6 +87,7 @@ ACCELERATORS: tuple[Accelerator, ...] = (
     Accelerator(
         OPENVINO, "openvino", "processors, GPUs and NPUs of Intel; its CPU device runs on other x86 processors, too",
         wheel="onnxruntime-openvino", plugin="onnxruntime-ep-openvino", extra="openvino",
+        machines=("x86_64",), python_max=(3, 13),
         needs="for GPUs and NPUs Intel's drivers: intel-opencl-icd, intel-driver-compiler-npu and intel-level-zero-npu",
         device_option="device_type", devices=r"CPU|(GPU|NPU)(\.(0|[1-9][0-9]?))?", first="CPU",
         reads_host=True, seen_by="/dev/dri/renderD*, /dev/accel/accel*",
@@ -89,7 +95,7 @@ ACCELERATORS: tuple[Accelerator, ...] = (
     ),
     Accelerator(
         WEBGPU, "webgpu", "GPUs of any vendor that have Vulkan", wheel="onnxruntime-webgpu",
-        plugin="onnxruntime-ep-webgpu", extra="webgpu",
+        plugin="onnxruntime-ep-webgpu", extra="webgpu", machines=("x86_64",),
         needs="libvulkan1 and the vendor's driver for Vulkan", devices="0", idles=True, seen_by="vulkaninfo --summary",
         ran="in CI, over SwiftShader, a Vulkan device in software: the worker's tests and the end-to-end tests",
     ),

@@ -5,6 +5,7 @@ works with the CPU as its device, and in that form the copies, addresses and gra
 has not run on a GPU yet.
 """
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -426,3 +427,35 @@ def _tensors(arguments: Sequence[Any]) -> dict[str, GraphTensor]:
         argument.name: GraphTensor(argument.name, _DATATYPES.get(argument.type, argument.type), tuple(argument.shape))
         for argument in arguments
     }
+
+
+# ---- what there is, for who asks without a model ----
+
+
+def release() -> tuple[str, list[str], Path]:
+    """Returns the version of ONNX Runtime, the providers that it has built in, and the folder of their libraries."""
+    return onnxruntime.__version__, list(onnxruntime.get_available_providers()), Path(onnxruntime.capi.__path__[0])
+
+
+def find_libraries() -> None:
+    """Loads CUDA and cuDNN as pip installs them, which are on no search path; what is not there is left out."""
+    if CUDA in onnxruntime.get_available_providers():
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # it prints what it does not find
+            onnxruntime.preload_dlls()
+
+
+def openvino_devices() -> list[str]:
+    """Returns the devices that a built-in OpenVINO finds, by its own names."""
+    return [str(name) for name in onnxruntime.capi._pybind_state.get_available_openvino_device_ids()]
+
+
+def plugin_devices(provider: str, library: Path) -> list[str]:
+    """Returns the devices that a plugin finds, in words. Raises ProviderError where it finds none, or does not load."""
+    row = of_provider(provider)
+    found = _plugin_devices(provider, library, row.plugin if row is not None else library.name)
+    return [
+        dict(each.ep_metadata).get("ov_device")
+        or dict(each.device.metadata).get("Description")
+        or f"{each.device.vendor} {each.device.type.name}"
+        for each in found
+    ]
