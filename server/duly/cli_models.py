@@ -31,6 +31,8 @@ _CHECKED = (
     "sandbox",
     "worker_memory_bytes_max",
     "cache_folders",
+    "engine_cache",
+    "engine_cache_bytes_max",
     "libraries_sha256",
     "manifests",
     "manifest_keys",

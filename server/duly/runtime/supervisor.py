@@ -18,6 +18,7 @@ from duly.models.sizes import SizeLimits
 from duly.models.trust import Trust
 from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
 from duly.runtime.driver import Driver
+from duly.runtime.engines import Engines
 from duly.runtime.load_answers import Ready
 from duly.runtime.process_state import process_state
 from duly.runtime.read_apart import ApartReaders, readable
@@ -25,7 +26,7 @@ from duly.runtime.realtime import RealTime
 from duly.runtime.tasks import watch_over
 from duly.runtime.worker_groups import WorkerGroups
 from duly.runtime.worker_launch import Place, start_worker, too_slow
-from duly.runtime.worker_process import OtherContents, Worker, WorkerError
+from duly.runtime.worker_process import BUILD_TIMEOUT_SECONDS, OtherContents, Worker, WorkerError
 
 _log = structlog.get_logger("duly.models")
 
@@ -63,6 +64,10 @@ class Supervisor:
         """What makes control groups for workers; None: they have none of their own."""
         self.cpus: Mapping[str, frozenset[int]] = {}
         """The processors that lanes have for themselves, by the lane."""
+        self.engines: Engines | None = None
+        """What keeps what providers compile; None: nothing is kept."""
+        self.build_timeout_s = BUILD_TIMEOUT_SECONDS
+        """How long engines may be compiled."""
         self.realtime: RealTime | None = None
         """What makes workers urgent; None: they are ordinary."""
         self.apart = ApartReaders(driver, trust, lambda: self.groups)
@@ -204,13 +209,29 @@ class Supervisor:
         group = self.groups.add() if self.groups is not None else None
         place = Place(self.cpus.get(lane, frozenset()), self.realtime is not None)
         threads = self._threads or len(place.cpus)
+        engines = self.engines.begin(loaded.key, lane, loaded.version.config) if self.engines is not None else None
         worker = start_worker(
-            loaded.version, lane, threads, limits, ran, ended, expected, self._trust, background, group, place=place
+            loaded.version,
+            lane,
+            threads,
+            limits,
+            ran,
+            ended,
+            expected,
+            self._trust,
+            background,
+            group,
+            place=place,
+            engines=engines,
         )
+        worker.on_progress = self._catalogue.notify
         self._processes.add(worker)
         loaded.starting.add(worker)
         try:
-            ready = await worker.ready(timeout_s, timeout_name)
+            ready = await worker.ready(timeout_s, timeout_name, self.build_timeout_s)
+            if engines is not None and self.engines is not None:
+                await engines.keep()
+                self.engines.serves(engines)
             await worker.hold_memory(self._trust.worker_memory_bytes_max if self._trust else 0)
             if worker.ended:
                 raise WorkerError("its worker process ended as soon as it was ready")
@@ -219,6 +240,8 @@ class Supervisor:
                 self.realtime.serve(worker, longest_ns, loaded.version.config.spinning)
             return worker, ready
         except BaseException:
+            if engines is not None and worker.crashed:
+                await engines.distrust()
             await self._end(worker)
             raise
         finally:
