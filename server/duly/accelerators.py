@@ -17,6 +17,9 @@ MIGRAPHX = "MIGraphXExecutionProvider"
 QNN = "QNNExecutionProvider"
 VITIS_AI = "VitisAIExecutionProvider"
 
+FOLDER, FILE, NATIVE = "{folder}", "{file}", "{native}"
+"""What stands in options of providers for what is known at load."""
+
 LANE_HOW = "cpu:0, cuda:0, openvino:NPU or webgpu:0"
 """Lanes as examples, for messages about names that are none."""
 
@@ -56,6 +59,20 @@ class Accelerator(NamedTuple):
     reads_host: bool = False
     """Whether runs read inputs where they lie in the host's memory. ONNX Runtime copies them to other devices when they
     are bound, and not when they are run, so that what is bound once would be the same for ever."""
+    cache_options: tuple[tuple[str, str], ...] = ()
+    """The options that have it keep in a folder what it compiles, where FOLDER stands for the folder; none: it keeps
+    nothing, or has nothing to compile."""
+    cache_ends: bool = False
+    """Whether it writes into that folder only when a session ends, and not as soon as it has compiled."""
+    shape_options: str = ""
+    """What the options begin with that say for which shapes to compile (_min_shapes, _opt_shapes, _max_shapes); empty:
+    there are none. Where they are not set, it would compile anew at the first frame of a shape that it has not seen."""
+    by_shape: bool = False
+    """Whether it compiles for shapes, so that only sizes of batches that were warmed may run, and open extents of
+    frames are refused."""
+    int8_options: tuple[tuple[str, str], ...] = ()
+    """The options that have it run with 8 bits in the ranges of a table, where FILE stands for the table's path, and
+    NATIVE for 1 where it is one of TensorRT's own; none: it takes no table."""
     idles: bool = False
     """Whether clocks fall where nothing runs, so that the first batches after that would be late."""
     seen_by: str = ""
@@ -78,11 +95,16 @@ ACCELERATORS: tuple[Accelerator, ...] = (
         TENSORRT, "cuda", "GPUs of NVIDIA", wheel="onnxruntime-gpu", extra="gpu", machines=("x86_64",),
         needs="NVIDIA's driver, and TensorRT 10: pip install tensorrt-cu13", device_option="device_id", memory="cuda",
         memory_option="trt_max_workspace_size", idles=True, seen_by="nvidia-smi -L",
+        cache_options=(("trt_engine_cache_enable", "1"), ("trt_engine_cache_path", FOLDER)),
+        shape_options="trt_profile", by_shape=True,
+        int8_options=(("trt_int8_enable", "1"), ("trt_int8_calibration_table_name", FILE),
+                      ("trt_int8_use_native_calibration_table", NATIVE)),
     ),
     Accelerator(
         TENSORRT_RTX, "tensorrt-rtx", "GPUs of NVIDIA from Turing on", plugin="onnxruntime-ep-nv-tensorrt-rtx",
-        extra="tensorrt-rtx", needs="NVIDIA's driver, 580 or newer", memory_option="nv_max_workspace_size", idles=True,
-        seen_by="nvidia-smi -L",
+        extra="tensorrt-rtx", needs="NVIDIA's driver, 580 or newer", memory_option="nv_max_workspace_size",
+        idles=True, seen_by="nvidia-smi -L",
+        cache_options=(("nv_runtime_cache_path", FOLDER),), cache_ends=True, shape_options="nv_profile", by_shape=True,
     ),
     Accelerator(
         OPENVINO, "openvino", "processors, GPUs and NPUs of Intel; its CPU device runs on other x86 processors, too",
@@ -92,6 +114,7 @@ ACCELERATORS: tuple[Accelerator, ...] = (
         device_option="device_type", devices=r"CPU|(GPU|NPU)(\.(0|[1-9][0-9]?))?", first="CPU",
         reads_host=True, seen_by="/dev/dri/renderD*, /dev/accel/accel*",
         ran="in CI, on its CPU device: the worker's tests and the end-to-end tests",
+        cache_options=(("cache_dir", FOLDER),),
     ),
     Accelerator(
         WEBGPU, "webgpu", "GPUs of any vendor that have Vulkan", wheel="onnxruntime-webgpu",
@@ -102,6 +125,9 @@ ACCELERATORS: tuple[Accelerator, ...] = (
     Accelerator(
         MIGRAPHX, "migraphx", "GPUs of AMD", wheel="onnxruntime-migraphx", needs="ROCm with MIGraphX",
         device_option="device_id", memory_option="migraphx_mem_limit", idles=True, seen_by="rocminfo",
+        cache_options=(("migraphx_model_cache_dir", FOLDER),), by_shape=True,
+        int8_options=(("migraphx_int8_enable", "1"), ("migraphx_int8_calibration_table_name", FILE),
+                      ("migraphx_int8_use_native_calibration_table", NATIVE)),
     ),
     Accelerator(
         QNN, "qnn", "NPUs of Qualcomm", plugin="onnxruntime-qnn", needs="Qualcomm's driver (FastRPC)",

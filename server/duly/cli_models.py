@@ -32,6 +32,8 @@ _CHECKED = (
     "worker_memory_bytes_max",
     "worker_device_memory_bytes_max",
     "cache_folders",
+    "engine_cache",
+    "engine_cache_bytes_max",
     "libraries_sha256",
     "manifests",
     "manifest_keys",

@@ -18,9 +18,11 @@ import numpy as np
 from duly.accelerators import CPU, CUDA, TENSORRT, of_provider
 from duly.models.spec import ModelConfig, Provider
 from duly.worker.batch_axes import Placed
+from duly.worker.calibration import Table
 from duly.worker.channel import SLOTS
 from duly.worker.device_errors import is_full, run_error
 from duly.worker.dtypes import BFLOAT16, DTYPES, Array
+from duly.worker.engines import Engines, NoLink
 from duly.worker.errors import LoadError, LoadFull
 from duly.worker.graph import Graph, GraphTensor
 from duly.worker.libraries import shown
@@ -51,6 +53,10 @@ _DATATYPES |= {
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
 
+def onnxruntime_version() -> str:
+    return str(onnxruntime.__version__)
+
+
 class OrtSession:
     """One variant of a model on one lane. All calls come from one thread, because a CUDA session that is run from
     changing threads grows by gigabytes (microsoft/onnxruntime#29351).
@@ -65,9 +71,12 @@ class OrtSession:
         model_folder: Path,
         threads: int,
         device_memory_bytes_max: int = 0,
+        engines: Engines | None = None,
+        table: Table | None = None,
     ) -> None:
         """Loads `file`, which errors call `name`. `threads`: intra-op threads; 0: ONNX Runtime chooses.
-        `device_memory_bytes_max`: what it may take of a GPU's memory; 0: what there is.
+        `device_memory_bytes_max`: what it may take of a GPU's memory; 0: what there is. `engines`: what providers
+        compile at load; None: nobody keeps it. `table`: ranges for 8 bits.
 
         Raises:
             LoadError: the file cannot be loaded, or a provider that is asked for does not run it. It is LoadFull where
@@ -81,14 +90,21 @@ class OrtSession:
             plugins = _plugins(asked)
             built_in = onnxruntime.get_available_providers()
             check_available(asked, [*built_in, *plugins], f"onnxruntime {onnxruntime.__version__}")
-            options = _options(config, threads)
-            _hand_over(file, options)
-            self._session = _open(file.data, options, asked, model_folder, plugins, lane.partition(":")[2])
+
+            def opened(asked: Sequence[Provider]) -> Any:
+                options = _options(config, threads)
+                _hand_over(file, options)
+                return _open(file.data, options, asked, model_folder, plugins, lane.partition(":")[2])
+
+            engines = engines or Engines(NoLink(), lane, onnxruntime.__version__, threads)
+            self._session = engines.open(asked, file, table, config, opened)
             assigned = _assigned(self._session)
             self.providers = check_used(asked, self._session.get_providers(), assigned, _memories(self._session))
             self.operators = frozenset(node.op_type for nodes in assigned.values() for node in nodes)
         except ProviderError as error:
             raise LoadError(f"{toml if config.providers else name}: {_asker(config, lane)}: {error}") from error
+        except LoadError:
+            raise
         except Exception as error:
             if is_full(str(error)):
                 of_device = asked[0].name != CPU
@@ -103,6 +119,8 @@ class OrtSession:
         if row is not None and row.memory:
             self._device = Device(row.memory, int(asked[0].options.get(row.device_option, 0)), config.cuda_graph)
         rows = [of_provider(provider.name) for provider in asked]
+        self.by_shape = next((each.provider for each in rows if each is not None and each.by_shape), "")
+        """The provider that compiles for shapes, so that only sizes that were warmed may run; empty: none does."""
         self._binds_anew = self._device is None and not all(each is not None and each.reads_host for each in rows)
 
     @property
