@@ -5,6 +5,7 @@ missing, and docs/accelerators.md is made from it. It loads nothing and looks at
 """
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 CPU = "CPUExecutionProvider"
@@ -20,6 +21,8 @@ VITIS_AI = "VitisAIExecutionProvider"
 FOLDER, FILE, NATIVE = "{folder}", "{file}", "{native}"
 """What stands in options of providers for what is known at load."""
 
+_FURTHER = "[2-9]"
+"""What numbers the second to the ninth lane on one device; of processors there are more by their own numbers."""
 LANE_HOW = "cpu:0, cuda:0, openvino:NPU or webgpu:0"
 """Lanes as examples, for messages about names that are none."""
 
@@ -151,7 +154,21 @@ def of_lane(lane: str) -> Accelerator:
     return next(each for each in ACCELERATORS if each.kind == kind)
 
 
+def device_of(lane: str) -> str:
+    """Returns what names the device of a lane: "0" of "cuda:0", and of "cuda:0/2", which is another lane there."""
+    return lane.partition(":")[2].partition("/")[0]
+
+
+def share_device(lane: str, lanes: Iterable[str]) -> bool:
+    """Whether another of the lanes is on the same device."""
+    own = lane.partition("/")[0]
+    return any(other != lane and other.partition("/")[0] == own for other in lanes)
+
+
 def is_lane(name: str) -> bool:
     """Whether it is the name of a lane that there can be."""
-    kind, _, device = name.partition(":")
+    kind = name.partition(":")[0]
+    device, apart, nth = name.partition(":")[2].partition("/")
+    if apart and (kind == "cpu" or re.fullmatch(_FURTHER, nth) is None):
+        return False
     return any(each.kind == kind and re.fullmatch(each.devices, device) is not None for each in ACCELERATORS)

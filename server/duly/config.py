@@ -155,8 +155,9 @@ class ServerConfig(BaseModel):
     metrics: Annotated[str | None, AfterValidator(_host_port)] = None
     """Where Prometheus scrapes, HOST:PORT; not set: metrics are not served."""
     lanes: Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_lane_names)] = ()
-    """Execution slots, such as cuda:0,cuda:1 or openvino:NPU; not set: every NVIDIA GPU that the installed packages can
-    use, or what the installed ONNX Runtime is made for, else cpu:0. docs/accelerators.md has all names."""
+    """Execution slots, such as cuda:0,cuda:1 or openvino:NPU, or cuda:0,cuda:0/2 for two on one GPU; not set: every
+    NVIDIA GPU that the installed packages can use, or what the installed ONNX Runtime is made for, else cpu:0.
+    docs/accelerators.md has all names."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """Intra-op threads of a worker on a CPU lane; 0: one less than the CPUs that the server may use by its affinity and
     its cgroup's quota, or as many as its lane has (cpus)."""

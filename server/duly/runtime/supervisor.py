@@ -11,6 +11,7 @@ from functools import partial
 
 import structlog
 
+from duly.accelerators import share_device
 from duly.core.events import BatchSizesLimited, LaneDown, LaneUp, ModelGone, ModelReady
 from duly.metrics import Metrics
 from duly.models.contents import Fingerprint, how_to_publish
@@ -268,7 +269,8 @@ class Supervisor:
         claim = await self._place(loaded, lane)
         group = self.groups.add() if self.groups is not None else None
         room_bytes = claim.room_bytes if claim is not None and not on_host(lane) else 0
-        place = Place(self.cpus.get(lane, frozenset()), self.realtime is not None, room_bytes)
+        shares = share_device(lane, self._catalogue.lanes)
+        place = Place(self.cpus.get(lane, frozenset()), self.realtime is not None, shares, room_bytes)
         threads = self._threads or len(place.cpus)
         try:
             engines = self.engines.begin(loaded.key, lane, loaded.version.config) if self.engines is not None else None

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -13,12 +13,13 @@ from duly.models.contents import Fingerprint, how_to_publish
 from duly.models.repository import ModelVersion, notes_of_labels
 from duly.models.sizes import SizeLimits
 from duly.models.trust import Trust
+from duly.mps import client_variables
 from duly.runtime.engines import Engines, WorkerEngines
 from duly.runtime.load_answers import Ready
 from duly.runtime.worker_command import worker_environment
 from duly.runtime.worker_groups import WorkerGroup
 from duly.runtime.worker_port import BatchResult, NoRoom
-from duly.runtime.worker_process import OtherContents, Worker, WorkerError
+from duly.runtime.worker_process import NO_VARIABLES, OtherContents, Worker, WorkerError
 from duly.worker.background import fits
 
 DESCRIBE_SECONDS_MAX = 600.0
@@ -33,6 +34,8 @@ class Place:
     """The processors of its lane; none: those of the server."""
     realtime: bool = False
     """Whether it keeps its memory, and runs before other processes once the server makes it urgent."""
+    shares_device: bool = False
+    """Whether other lanes are on the same device."""
     device_memory_bytes_max: int = 0
     """What it may take of the memory of its lane's device; 0: what there is. The model or the server may say less."""
 
@@ -71,11 +74,14 @@ def start_worker(
     asked["engines"] = str(engines.folder) if engines is not None else ""
     asked["cpus"], asked["realtime"] = sorted(place.cpus), place.realtime
     stated = version.config.device_memory_bytes_max, (trust or Trust()).worker_device_memory_bytes_max
-    asked["device_memory_bytes_max"] = min(filter(None, (*stated, place.device_memory_bytes_max)), default=0)
+    bound_bytes = min(filter(None, stated), default=0)
+    asked["device_memory_bytes_max"] = min(filter(None, (bound_bytes, place.device_memory_bytes_max)), default=0)
+    variables = client_variables(os.environ, lane, version.config.default_class, bound_bytes)
+    asked["stream_class"] = version.config.default_class if place.shares_device and variables else ""
     body = _load_body(version, lane, threads, trust) | asked
     if group is not None and fits(body):
         group.step_back()
-    _start(worker, body, group)
+    _start(worker, body, group, variables)
     return worker
 
 
@@ -101,9 +107,11 @@ def start_reader(
     return worker
 
 
-def _start(worker: Worker, body: dict[str, Any], group: WorkerGroup | None) -> None:
+def _start(
+    worker: Worker, body: dict[str, Any], group: WorkerGroup | None, variables: Mapping[str, str] = NO_VARIABLES
+) -> None:
     try:
-        worker.start(body)
+        worker.start(body, variables)
     except WorkerError:
         if group is not None:
             group.remove()

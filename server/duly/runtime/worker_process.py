@@ -10,7 +10,8 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -61,6 +62,7 @@ WARM_NS = 50_000_000
 BUILD_TIMEOUT_SECONDS = 14_400.0
 """Compilers of engines have this long where no setting says otherwise."""
 NO_PROGRESS = Progress("", False, 0.0, 0.0)
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 REASON_BROKEN = "the model's worker gave an answer that makes no sense"
 
 
@@ -162,8 +164,11 @@ class Worker:
 
     # ---- life ----
 
-    def start(self, load: dict[str, Any]) -> None:
-        """Starts the process and sends it the LOAD message. Raises WorkerError where the system has no room for it."""
+    def start(self, load: dict[str, Any], variables: Mapping[str, str] = NO_VARIABLES) -> None:
+        """Starts the process and sends it the LOAD message. `variables`: of its environment, beside the usual ones.
+
+        Raises WorkerError where the system has no room for it.
+        """
         with contextlib.ExitStack() as sent, contextlib.ExitStack() as undo:
             try:
                 ours, theirs = map(undo.enter_context, channel.socket_pair())
@@ -183,7 +188,7 @@ class Worker:
                     stdin=subprocess.DEVNULL,
                     stdout=self._output.writing,
                     stderr=self._output.writing,
-                    env=worker_environment(os.environ),
+                    env={**worker_environment(os.environ), **variables},
                 )
             except OSError as error:
                 raise WorkerError(f"its worker process cannot be started: {os.strerror(error.errno or 0)}") from error

@@ -23,6 +23,7 @@ from duly.accelerators import CPU
 from duly.models.digests import FILES_MAX
 from duly.models.spec import ModelConfig
 from duly.models.trust import Trust
+from duly.mps import mps_folder
 from duly.worker import kernel, landlock, seccomp
 from duly.worker.errors import LoadError
 from duly.worker.libraries import trusted_libraries
@@ -214,4 +215,6 @@ def _linked(folder: Path, config: ModelConfig) -> Iterator[Path]:
 
 
 def _accelerators() -> Iterable[Path]:
-    return [path for pattern in _ACCELERATOR_DEVICES for path in Path("/dev").glob(pattern)]
+    devices = [path for pattern in _ACCELERATOR_DEVICES for path in Path("/dev").glob(pattern)]
+    pipes = mps_folder(os.environ)
+    return devices if pipes is None else [*devices, pipes]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from duly.accelerators import FOLDER, TENSORRT, Accelerator, of_provider
+from duly.accelerators import FOLDER, TENSORRT, Accelerator, device_of, of_provider
 from duly.models.spec import ModelConfig, Provider
 from duly.worker.calibration import Table, with_table
 from duly.worker.device_facts import device_facts, preload_tensorrt, version_facts
@@ -67,7 +67,7 @@ class Engines:
         """What the author of the model should know."""
         self.builds = False
         """Whether anything is compiled in this load."""
-        self._device = lane.partition(":")[2]
+        self._device = device_of(lane)
         self._onnxruntime = onnxruntime
         self._threads = threads
         self._answers: dict[tuple[Path, str], dict[str, Any]] = {}

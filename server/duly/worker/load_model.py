@@ -158,7 +158,16 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust, engines: Engi
     for variant, name in zip(config.variants, names, strict=True):
         file, table = files.graph(variant.file), _table(variant, files, Path(body["folder"]), key)
         session = OrtSession(
-            file, name, config, lane, model_folder, int(body["threads"]), next(memories), engines=engines, table=table
+            file,
+            name,
+            config,
+            lane,
+            model_folder,
+            int(body["threads"]),
+            next(memories),
+            str(body.get("stream_class", "")),
+            engines,
+            table,
         )
         place = f"{toml} for {variant.file}" if several else toml
         opened.append(open_graph(session, config, name, place, room))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from duly.accelerators import CPU, CUDA, TENSORRT, of_provider
+from duly.accelerators import CPU, CUDA, TENSORRT, device_of, of_provider
 from duly.models.spec import ModelConfig, Provider
 from duly.worker.batch_axes import Placed
 from duly.worker.calibration import Table
@@ -30,6 +30,7 @@ from duly.worker.ort_errors import full_reason, load_reason, run_reason
 from duly.worker.ort_installed import check_installed
 from duly.worker.plugins import chosen, plugin_of
 from duly.worker.providers import Node, ProviderError, check_available, check_used, wanted
+from duly.worker.stream_priority import PriorityStream, priority_stream
 from duly.worker.version_files import GraphFile
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # on by default on Linux since 1.29, and only read at import
@@ -71,18 +72,21 @@ class OrtSession:
         model_folder: Path,
         threads: int,
         device_memory_bytes_max: int = 0,
+        stream_class: str = "",
         engines: Engines | None = None,
         table: Table | None = None,
     ) -> None:
         """Loads `file`, which errors call `name`. `threads`: intra-op threads; 0: ONNX Runtime chooses.
-        `device_memory_bytes_max`: what it may take of a GPU's memory; 0: what there is. `engines`: what providers
-        compile at load; None: nobody keeps it. `table`: ranges for 8 bits.
+        `device_memory_bytes_max`: what it may take of a GPU's memory; 0: what there is. `stream_class`: by which it has
+        a priority on a GPU of CUDA that it shares; empty: none. `engines`: what providers compile at load; None: nobody
+        keeps it. `table`: ranges for 8 bits.
 
         Raises:
             LoadError: the file cannot be loaded, or a provider that is asked for does not run it. It is LoadFull where
                 there is not enough memory.
         """
         asked = wanted(config, lane, device_memory_bytes_max)
+        self._stream: PriorityStream | None = None
         toml = f"{name.partition('/')[0]}/model.toml" + (f" for {file.path.name}" if len(config.variants) > 1 else "")
         if config.cuda_graph and asked[0].name != CUDA:
             raise LoadError(f"{toml}: cuda_graph needs {CUDA} as the first provider, not {asked[0].name} on {lane}")
@@ -90,11 +94,16 @@ class OrtSession:
             plugins = _plugins(asked)
             built_in = onnxruntime.get_available_providers()
             check_available(asked, [*built_in, *plugins], f"onnxruntime {onnxruntime.__version__}")
+            if stream_class and asked[0].name in (CUDA, TENSORRT):
+                onnxruntime.preload_dlls()
+                self._stream = priority_stream(int(device_of(lane)), stream_class)
 
             def opened(asked: Sequence[Provider]) -> Any:
                 options = _options(config, threads)
                 _hand_over(file, options)
-                return _open(file.data, options, asked, model_folder, plugins, lane.partition(":")[2])
+                # Engines do not depend on the stream, so it comes in behind what they are known by.
+                given = asked if self._stream is None else self._stream.given_to(asked)
+                return _open(file.data, options, given, model_folder, plugins, device_of(lane))
 
             engines = engines or Engines(NoLink(), lane, onnxruntime.__version__, threads)
             self._session = engines.open(asked, file, table, config, opened)
@@ -141,7 +150,9 @@ class OrtSession:
         """Binds a batch of `size` frames to host arrays that stay where they are. An output of None has any shape.
         `placed`: the inputs that will be on the device when the batch runs.
         """
-        return Binding(self._session, size, inputs, outputs, self._device, self._halves, self._binds_anew, placed)
+        bound = Binding(self._session, size, inputs, outputs, self._device, self._halves, self._binds_anew, placed)
+        bound.stream = self._stream
+        return bound
 
     def make_room(self, like: Array) -> int:
         """Returns the address of room on the device for as much as the array has, for as long as the session lives."""
@@ -158,6 +169,8 @@ class OrtSession:
             if self._halves:
                 return self._run_halves(inputs, outputs)
             values = self._session.run(list(outputs), dict(inputs), self._run_options)
+            if self._stream is not None:
+                self._stream.wait()
             return dict(zip(outputs, values, strict=True))
         except Exception as error:
             raise run_error(str(error), run_reason(str(error))) from error
@@ -192,6 +205,8 @@ class Binding:
         copies there.
         """
         self._session = session
+        self.stream: PriorityStream | None = None
+        """What it runs on, where that is none of ONNX Runtime's own."""
         self._binding = session.io_binding()
         # It gives memory of the device back through the session, and would end the process where that is gone already:
         # whatever order objects are freed in, the session itself is held by what it has to outlive.
@@ -249,6 +264,8 @@ class Binding:
                 # Otherwise the tensor of the last run would be the buffer of this one, and a new shape an error.
                 self._binding.bind_output(name)
             self._session.run_with_iobinding(self._binding, self._options)
+            if self.stream is not None:
+                self.stream.wait()
             for value, target in self._downloads:
                 np.copyto(target, value.numpy())
             if not self._of_any_shape:

@@ -8,7 +8,7 @@ Runtime, because what a session says about itself comes in as plain data.
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from duly.accelerators import ACCELERATORS, CPU, CUDA, Accelerator, of_lane, of_provider
+from duly.accelerators import ACCELERATORS, CPU, CUDA, Accelerator, device_of, of_lane, of_provider
 from duly.models.spec import ModelConfig, Provider
 from duly.models.wording import first_few
 
@@ -48,7 +48,7 @@ def wanted(config: ModelConfig, lane: str, memory_bytes_max: int = 0) -> tuple[P
     Options in model.toml win over those that are set here.
     """
     own = of_lane(lane)
-    device = lane.partition(":")[2]
+    device = device_of(lane)
     asked = config.providers or (Provider(name=own.provider),)
     return tuple(
         provider.model_copy(
