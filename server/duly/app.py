@@ -26,6 +26,7 @@ from duly.metrics_server import MetricsError, MetricsServer, serve_metrics
 from duly.models.manifest import ManifestError
 from duly.models.repository import Repository
 from duly.models.trust import Trust, trust_of
+from duly.nvml.library import Library
 from duly.realtime import lane_cpus, silence
 from duly.rpc.doors import Doors
 from duly.rpc.duly_v1.inference_service import InferenceService
@@ -43,6 +44,7 @@ from duly.runtime.admission import SWITCH_SECONDS, Admission
 from duly.runtime.catalogue import Catalogue, VersionState
 from duly.runtime.driver import Driver
 from duly.runtime.flight_recorder import DumpError, FlightRecorder
+from duly.runtime.lane_health import LaneHealth
 from duly.runtime.learning import Drift, LearnerSettings, Learning, missing_packages
 from duly.runtime.model_host import ModelHost, VersionLimits
 from duly.runtime.read_apart import READERS_MAX
@@ -134,7 +136,9 @@ class App:
             VersionLimits(config.versions_max, config.versions_all_max),
         )
         self._sampling = Sampling(config, self.driver, self.catalogue)
-        self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms)
+        nvml = Library()
+        self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms, nvml)
+        self._lane_health = LaneHealth(self.catalogue, self._supervisor, nvml)
         host = StreamHost(self.driver, self.catalogue, verdicts, limits, config.advice)
         if self._sampling.sampler is not None:
             host.key_of = self._sampling.sampler.key_of
@@ -287,6 +291,7 @@ class App:
             watch_over("regions of shared memory", partial(periodically, self.regions.look)),
             watch_over("files of TLS", partial(periodically, self._doors.look)),
             *self._samplers.start(),
+            watch_over("health of lanes", self._lane_health.run),
             watch_over("versions on trial", self.trials.watch),
             watch_over("time of trials", self.trials.tick),
         ]
@@ -484,6 +489,11 @@ class App:
         demoted = self.driver.scheduler.frames_demoted_by_model()
         versions = dict.fromkeys(self.catalogue.problems.copy(), VersionState.FAILED.name)
         versions |= {loaded.key: loaded.state.name for loaded in self.catalogue.all_versions()}
+        sizes_max = {
+            (loaded.key, lane, variant): size
+            for loaded in self.catalogue.all_versions()
+            for (lane, variant), size in loaded.sizes_max.copy().items()
+        }
         return Gauges(
             queue_depth=waiting,
             frames_in_flight=len(held),
@@ -493,6 +503,11 @@ class App:
             frames_demoted=demoted,
             frames_read_apart=self._supervisor.apart.read.copy(),
             versions=versions,
+            sizes_max=sizes_max,
+            lanes_down=self.catalogue.lanes_down.copy(),
+            lanes=self.catalogue.lanes,
+            gpus=self._lane_health.figures,
+            xids=self._lane_health.xids,
             log_lines_lost=self.log_lines_lost(),
             recorded_events_lost=self._recording.lost,
             trials=self.trials.stages(),

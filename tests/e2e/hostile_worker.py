@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from duly.die_with_parent import die_with_parent
 from duly.worker import channel
-from duly.worker.die_with_parent import die_with_parent
 from duly.worker.slot_layout import layout
 
 SPEC = {"datatype": "FP32", "shape": [4], "bytes_max": 16}

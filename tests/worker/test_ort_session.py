@@ -13,12 +13,13 @@ from duly.worker.errors import RunError
 from duly.worker.ort_session import Binding, Device, OrtSession
 from duly.worker.version_files import VersionFiles
 from tests import graphs
+from tests.lane import lane
 
 
 def session(tmp_path: Path, proto: object = None) -> OrtSession:
     graphs.save(tmp_path, "m", proto or graphs.summing())
     file = VersionFiles("m/1", tmp_path / "m/1", lambda digests: None).graph("model.onnx")
-    return OrtSession(file, "m/1/model.onnx", ModelConfig(), "cpu:0", tmp_path / "m", 1)
+    return OrtSession(file, "m/1/model.onnx", ModelConfig(), lane(), tmp_path / "m", 1)
 
 
 def arrays(size: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray | None]]:

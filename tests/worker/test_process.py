@@ -87,7 +87,7 @@ def test_broken_installation_is_told_to_the_server(tmp_path: Path, monkeypatch: 
     other.mkdir(parents=True)
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.31.1\n")
     monkeypatch.syspath_prepend(other.parent)
-    with pytest.raises(LoadFailed, match="onnxruntime and onnxruntime-gpu are both installed"):
+    with pytest.raises(LoadFailed, match="are installed together and overwrite each other"):
         Worker(version_of(tmp_path / "models", "double"))
 
 

@@ -48,6 +48,9 @@ class LoadedVersion:
     """The execution providers that truly run each variant, as the newest worker reports them."""
     memory_bytes_max: int = 0
     """Private memory that each of its workers lets itself have; 0: they have no limit of their own."""
+    sizes_max: dict[tuple[str, str], int] = field(default_factory=dict)
+    """The largest batches for which there is memory, by lane and variant, where larger ones have failed for want of it.
+    """
     hollow: bool = False
     """Whether a worker was given up because it gave nothing finite; another one fails the version."""
     workers: dict[str, Worker] = field(default_factory=dict)
@@ -72,6 +75,13 @@ class LoadedVersion:
     def serves(self) -> bool:
         """Whether a frame can be served now."""
         return self.state is not VersionState.FAILED and bool(self.workers)
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with it, whether it serves or not; empty: nothing is."""
+        limits = [f"{size} on {lane} ({variant})" for (lane, variant), size in self.sizes_max.items()]
+        limited = f"for want of memory batches have at most as many frames: {', '.join(limits)}" if limits else ""
+        return "; ".join(filter(None, (self.error, limited)))
 
     @property
     def failure(self) -> str:
@@ -123,8 +133,10 @@ class ModelError(Exception):
 
 class Catalogue:
     def __init__(self, lanes: tuple[str, ...]) -> None:
-        """Every version is served on all of `lanes`."""
+        """Every version is served on all of `lanes`, as long as they are up."""
         self.lanes = lanes
+        self.lanes_down: dict[str, str] = {}
+        """Why lanes are down, those that are; their devices do not work."""
         self.message_bytes_max = 0
         """The largest message that the transport reads, in bytes; 0 until the transport is up. Versions that are loaded
         from then on have to do with it."""

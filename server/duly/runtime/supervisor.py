@@ -5,17 +5,19 @@ waits for it, so that streams go on meanwhile.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from functools import partial
 
 import structlog
 
-from duly.core.events import LaneUp, ModelGone, ModelReady
+from duly.core.events import BatchSizesLimited, LaneDown, LaneUp, ModelGone, ModelReady
 from duly.metrics import Metrics
 from duly.models.contents import Fingerprint, how_to_publish
 from duly.models.repository import notes_of_labels, with_labels
 from duly.models.sizes import SizeLimits
 from duly.models.trust import Trust
+from duly.nvml.recovery import PAUSE_NS_MIN
 from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
 from duly.runtime.driver import Driver
 from duly.runtime.load_answers import Ready
@@ -39,6 +41,8 @@ more, as the machine may be busier now. What takes longer most likely hangs; in 
 take twice as long, up to the time-out of a first load. One that is stopped or does nothing is found sooner
 (`samplers`)."""
 
+LANE_BACK_SECONDS = PAUSE_NS_MIN / 1e9
+"""A lane that is down is not up again sooner."""
 HOLLOW = (
     "two workers in a row gave nothing but NaN and infinities, even for a made-up frame: its weights or its device are "
     "broken; output_finite = false in model.toml serves it all the same"
@@ -79,6 +83,8 @@ class Supervisor:
         self._processes: set[Worker] = set()
         """All workers whose processes may not be gone yet."""
         self._closing = False
+        driver.limited = self._limited
+        self._lane_came_up = asyncio.Event()
         for lane in catalogue.lanes:
             driver.submit(LaneUp(lane))
 
@@ -90,8 +96,13 @@ class Supervisor:
         before = loaded.fingerprint
         began_s = self._time()
         _log.info("loading", model=loaded.key, lanes=",".join(self._catalogue.lanes))
+        down = [lane for lane in self._catalogue.lanes if lane in self._catalogue.lanes_down]
         try:
+            if len(down) == len(self._catalogue.lanes):
+                raise WorkerError(self._says_down(down[0]))
             for lane in self._catalogue.lanes:
+                if lane in down:
+                    continue
                 worker, ready = await self._start_worker(loaded, lane, self._load_timeout_s)
                 loaded.load_s = max(loaded.load_s, self._time() - began_s)
                 began_s = self._time()
@@ -116,6 +127,10 @@ class Supervisor:
                 raise
             raise ModelError("LOAD_FAILED", f"{loaded.key}: {reason}") from None
         loaded.state = VersionState.READY
+        for lane in down:
+            loaded.state, loaded.error = VersionState.RECOVERING, self._says_down(lane)
+            bring = partial(self._bring_back, loaded, lane)
+            self.end_with_server(watch_over(f"worker of {loaded.key} on {lane}", bring))
         self._catalogue.notify()
         assert loaded.signature is not None, "there is a lane"
         _log.info(
@@ -174,6 +189,32 @@ class Supervisor:
         await self.apart.close()
         # What is left was given up, or whoever was ending it was cancelled meanwhile.
         await asyncio.gather(*map(self._end, list(self._processes)))
+
+    # ---- lanes whose devices do not work ----
+
+    def lane_down(self, lane: str, reason: str) -> None:
+        """Gives up the workers of a lane whose device does not work, which is no frame's fault, and starts none there
+        until `lane_up`. Frames wait for other lanes, or for this one as long as they have the time.
+        """
+        self._catalogue.lanes_down[lane] = reason
+        for loaded in self._catalogue.all_versions():
+            for worker in (loaded.workers.get(lane), *(each for each in loaded.starting if each.lane == lane)):
+                if worker is not None:
+                    worker.device_lost = True
+                    worker.give_up(f"{lane} is down: {reason}")
+        self._driver.submit(LaneDown(lane, reason))
+        self._catalogue.notify()
+
+    def lane_up(self, lane: str) -> None:
+        """Starts workers on a lane again."""
+        if self._catalogue.lanes_down.pop(lane, None) is not None:
+            self._driver.submit(LaneUp(lane))
+            self._lane_came_up.set()
+            self._lane_came_up = asyncio.Event()
+            self._catalogue.notify()
+
+    def _says_down(self, lane: str) -> str:
+        return f"{lane} is down: {self._catalogue.lanes_down[lane]}"
 
     def loads(self, loaded: LoadedVersion) -> int:
         """Returns how much processor time the workers have used that load the version, in ns; a rising number shows
@@ -260,12 +301,23 @@ class Supervisor:
                 )
             )
 
+    def _limited(self, limit: BatchSizesLimited) -> None:
+        """Notes that a version has only smaller batches from now on, for want of memory."""
+        loaded = next((each for each in self._catalogue.all_versions() if each.key == limit.model), None)
+        if loaded is not None:
+            loaded.sizes_max[limit.lane, limit.variant] = limit.size_max
+            self._catalogue.notify()
+
     def _worker_ended(self, loaded: LoadedVersion, worker: Worker) -> None:
         if self._catalogue.current(loaded) is not loaded or loaded.workers.get(worker.lane) is not worker:
             return
         del loaded.workers[worker.lane]
-        pause_s = loaded.crashes.ended(self._time() - worker.served_s, worker.batches)
+        for key in [key for key in loaded.sizes_max if key[0] == worker.lane]:
+            del loaded.sizes_max[key]  # the next worker has all sizes again
+        pause_s = loaded.crashes.ended(self._time() - worker.served_s, 0 if worker.full else worker.batches)
         back_s = pause_s + RELOAD_LOADS * loaded.load_s
+        if worker.lane in self._catalogue.lanes_down:
+            back_s += LANE_BACK_SECONDS
         self._driver.worker_ended(worker, worker.end_reason, back_s, blameless=worker.device_lost)
         if self._closing:
             return
@@ -275,7 +327,9 @@ class Supervisor:
             return
         loaded.hollow |= worker.hollow
         loaded.state = VersionState.RECOVERING
-        if pause_s:
+        if worker.lane in self._catalogue.lanes_down:
+            loaded.error = self._says_down(worker.lane)
+        elif pause_s:
             loaded.error = (
                 f"its workers ended {loaded.crashes.fruitless} times in a row as soon as they ran; the next one is "
                 f"started in {pause_s:g} s"
@@ -300,9 +354,18 @@ class Supervisor:
         if pause_s:
             _log.error("version crashes again and again, it is started later", model=loaded.key, pause_s=pause_s)
             await asyncio.sleep(pause_s)
+        await self._bring_back(loaded, lane)
+
+    async def _bring_back(self, loaded: LoadedVersion, lane: str) -> None:
+        """Starts a worker for a lane that has none, as soon as the lane is up, and again until it serves."""
         backoff_s = BACKOFF_SECONDS_MIN
         timeout_s = RELOAD_SECONDS_MIN + RELOAD_LOADS * loaded.load_s
         while self._wanted(loaded):
+            if lane in self._catalogue.lanes_down:
+                with contextlib.suppress(TimeoutError):  # and then it is looked whether the version is still wanted
+                    async with asyncio.timeout(BACKOFF_SECONDS_MAX):
+                        await self._lane_came_up.wait()
+                continue
             try:
                 worker, ready = await self._start_worker(
                     loaded, lane, min(timeout_s, self._load_timeout_s), "its first load took much less"

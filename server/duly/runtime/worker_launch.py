@@ -16,7 +16,7 @@ from duly.models.trust import Trust
 from duly.runtime.load_answers import Ready
 from duly.runtime.worker_command import worker_environment
 from duly.runtime.worker_groups import WorkerGroup
-from duly.runtime.worker_port import BatchResult
+from duly.runtime.worker_port import BatchResult, NoRoom
 from duly.runtime.worker_process import OtherContents, Worker, WorkerError
 from duly.worker.background import fits
 
@@ -42,7 +42,7 @@ def start_worker(
     lane: str,
     threads: int,
     limits: SizeLimits,
-    on_batch: Callable[[int, BatchResult | str], None],
+    on_batch: Callable[[int, BatchResult | NoRoom | str], None],
     on_end: Callable[[Worker], None],
     expected: Fingerprint | None = None,
     trust: Trust | None = None,
@@ -74,7 +74,7 @@ def start_worker(
 def start_reader(
     version: ModelVersion,
     reads: Sequence[tuple[int, dict[str, Any], str, tuple[int, ...]]],
-    on_batch: Callable[[int, BatchResult | str], None],
+    on_batch: Callable[[int, BatchResult | NoRoom | str], None],
     on_end: Callable[[Worker], None],
     trust: Trust | None,
     group: WorkerGroup | None,

@@ -33,7 +33,7 @@ from duly.runtime.tasks import watch_over
 from duly.runtime.worker_command import worker_command, worker_environment
 from duly.runtime.worker_groups import WorkerGroup
 from duly.runtime.worker_output import WorkerOutput
-from duly.runtime.worker_port import BatchResult
+from duly.runtime.worker_port import BatchResult, NoRoom
 from duly.worker import channel, handed_state, shared_frames
 from duly.worker.slot_layout import layout
 
@@ -58,7 +58,7 @@ class Worker:
         model: str,
         lane: str,
         variants: list[str],
-        on_batch: Callable[[int, BatchResult | str], None],
+        on_batch: Callable[[int, BatchResult | NoRoom | str], None],
         on_end: Callable[["Worker"], None],
         expected: Fingerprint | None = None,
     ) -> None:
@@ -80,6 +80,8 @@ class Worker:
         """What the files held that it has read."""
         self.hollow = False
         """Whether it was given up because it gave nothing finite."""
+        self.full = False
+        """Whether it was given up because it had no memory left, not even for the smallest batch."""
         self.device_lost = False
         """Whether it was given up because the device of its lane was lost, which is no frame's fault."""
         self.group: WorkerGroup | None = None
@@ -567,6 +569,11 @@ class Worker:
             _log.error("worker gives nothing finite, not even for a frame of its own", model=self.model, lane=self.lane)
             self.hollow = True
             self.give_up("the model's worker gives nothing but NaN and infinities")
+            return False
+        if isinstance(result, NoRoom) and not result.size_max and not self.ended:
+            _log.error("worker has no memory for any batch, it is replaced", model=self.model, lane=self.lane)
+            self.full = True
+            self.give_up("the model's worker has no memory left")
             return False
         return True
 

@@ -336,7 +336,8 @@ def decode_awake(message: bytes) -> int:
 
 def encode_text(kind: int, body: dict[str, Any], batch_id: int = 0) -> bytes:
     """Encodes a message that is not on a frame's way: LOAD, FILES {name: [SHA-256, bytes]}, READY, LOAD_FAILED, FAILED
-    {"reason"}, STOP {}.
+    {"reason"}, STOP {}. FAILED may have "lost": true, where the device is, or "size_max": the largest batch of that
+    variant for which there is memory.
     """
     return _HEAD.pack(kind, 0, 0, 0, batch_id) + json.dumps(body).encode()
 

@@ -33,7 +33,8 @@ _LOST = re.compile(
 )
 _FULL = re.compile(
     r"CUDA failure 2\b|HIP failure 2\b|out of (device )?memory|OUT_OF_(DEVICE_)?MEMORY"
-    r"|[Ff]ailed to allocate memory for requested buffer",
+    r"|[Ff]ailed to allocate memory for requested buffer|bad_alloc"
+    r"|Available memory of \d+ is smaller than requested bytes of",  # an arena that has a limit (gpu_mem_limit)
     re.IGNORECASE,
 )
 

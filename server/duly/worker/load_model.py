@@ -26,6 +26,7 @@ from duly.worker.input_copies import InputCopies
 from duly.worker.libraries import with_checked_libraries
 from duly.worker.memory import memory_bytes_max
 from duly.worker.model import Model
+from duly.worker.no_room import size_that_runs
 from duly.worker.open_extents import say_shape
 from duly.worker.open_graph import OpenGraph, open_graph
 from duly.worker.ort_session import OrtSession
@@ -75,6 +76,10 @@ class Loaded:
     """What brings inputs to the device; None: the sessions do."""
     reader: Reads | None = None
     """What reads in place of the models, where there are none."""
+
+    def size_that_runs(self, run: Run) -> int | None:
+        """Returns the largest size that runs after that batch has failed for want of memory (`no_room`)."""
+        return size_that_runs(self.models[run.variant], self.samples, run.slot, len(run.frames))
 
 
 def load(body: dict[str, Any], report: Report = lambda digests: None) -> Loaded:

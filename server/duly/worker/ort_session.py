@@ -75,7 +75,7 @@ class OrtSession:
             _hand_over(file, options)
             self._session = _open(file.data, options, asked, model_folder, plugins, lane.partition(":")[2])
             assigned = _assigned(self._session)
-            self.providers = check_used(asked, self._session.get_providers(), assigned)
+            self.providers = check_used(asked, self._session.get_providers(), assigned, _memories(self._session))
             self.operators = frozenset(node.op_type for nodes in assigned.values() for node in nodes)
         except ProviderError as error:
             raise LoadError(f"{toml if config.providers else name}: {_asker(config, lane)}: {error}") from error
@@ -163,6 +163,8 @@ class Binding:
         """
         self._session = session
         self._binding = session.io_binding()
+        # It gives memory of the device back through the session, and would end the process where that is gone already.
+        self._binding.session = session
         self._of_any_shape = [
             (name, position, _reader(name in halves))
             for position, (name, array) in enumerate(outputs.items())
@@ -400,6 +402,11 @@ def _assigned(session: Any) -> dict[str, list[Node]]:
     for part in session.get_provider_graph_assignment_info():
         assigned.setdefault(part.ep_name, []).extend(Node(node.op_type, node.name) for node in part.get_nodes())
     return assigned
+
+
+def _memories(session: Any) -> set[str]:
+    """What ONNX Runtime calls the memories that inputs are taken from and outputs are given to."""
+    return {info.name for info in (*session.get_input_memory_infos(), *session.get_output_memory_infos())}
 
 
 def _tensors(arguments: Sequence[Any]) -> dict[str, GraphTensor]:

@@ -68,9 +68,17 @@ class Samples:
 
     def warm(self, model: Model, batch_id: int, slot: int) -> Done:
         """Runs one frame, as one of stream 0, which no client has. Raises RunError where the graph fails on it."""
-        done = model.run(Run(batch_id, slot, self.put(slot, 1)))
-        model.forget([0])
+        done = self.run(model, slot, 1)
         return Done(batch_id, slot, done.started_ns, done.finished_ns, [], {})
+
+    def run(self, model: Model, slot: int, count: int) -> Done:
+        """Runs so many frames, all as those of stream 0, which no client has. Raises RunError where the graph fails on
+        them.
+        """
+        try:
+            return model.run(Run(0, slot, [(0, reset, refs) for _, reset, refs in self.put(slot, count)]))
+        finally:
+            model.forget([0])
 
     def fails(self, model: Model, slot: int) -> bool:
         """Whether made-up frames are FAILED now, also one of other numbers: what is no number for one, such as the

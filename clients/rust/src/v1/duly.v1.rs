@@ -2091,6 +2091,9 @@ pub struct Lane {
     /// Share of the time since start in which the lane ran batches, 0 to 1.
     #[prost(double, tag = "2")]
     pub busy_ratio: f64,
+    /// Why nothing runs on the lane now, such as "Xid 79: GPU has fallen off the bus"; empty: its device works.
+    #[prost(string, tag = "3")]
+    pub down: ::prost::alloc::string::String,
 }
 /// Asks for counts.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
