@@ -39,6 +39,8 @@ RARE = (
     "parted",
     "spare frames",
     "spare runs",
+    "foreseen",
+    "came as foreseen",
 )
 BY_SCHEDULER = (State.ARRIVING, State.WAITING, State.RUNNING)
 """Where the scheduler answers frames; each row of these states must be met."""

@@ -15,7 +15,9 @@ from typing import Any
 
 import structlog
 
+from duly.accelerators import is_lane, of_lane
 from duly.core.events import DispatchBatch, WarmLane
+from duly.core.types import Frame
 from duly.models.contents import Fingerprint, changed_files, changed_signature, in_words
 from duly.models.digests import FILES_MAX, FileDigest
 from duly.runtime.answers import REASON_CHARS_MAX, Answers, Asked, BrokenAnswer, DeviceGone, words
@@ -24,8 +26,9 @@ from duly.runtime.hang import HangWatch
 from duly.runtime.held_frames import InputData
 from duly.runtime.load_answers import TEXT_BYTES_MAX, Ready, read_files, read_ready, read_reason
 from duly.runtime.process_end import how_it_ended, reap
-from duly.runtime.shared_memory import ClientMemory
-from duly.runtime.slot_filling import fill_slot
+from duly.runtime.shared_memory import ClientMemory, SharedData
+from duly.runtime.slot_filling import fill_slot, put
+from duly.runtime.staged_rows import StagedRows, as_dispatched
 from duly.runtime.tasks import watch_over
 from duly.runtime.worker_command import worker_command, worker_environment
 from duly.runtime.worker_groups import WorkerGroup
@@ -91,6 +94,12 @@ class Worker:
         self._ready: asyncio.Future[Ready] = self._loop.create_future()
         self._region: channel.Region | None = None
         self._slot = 0
+        self._ahead: socket.socket | None = None
+        """Where the worker hears of frames to copy to its device ahead; None: it has no such device."""
+        self._staged = StagedRows(0)
+        """What lies in the slot of the next batch already."""
+        self._order: list[int] | None = None
+        """The index of the frame of each row of the batch that runs; None: that of the row."""
         self._asked: Asked | None = None
         """The batch that runs, until the worker has answered as it should."""
         self.planned_ns = 0
@@ -127,11 +136,17 @@ class Worker:
 
     def start(self, load: dict[str, Any]) -> None:
         """Starts the process and sends it the LOAD message. Raises WorkerError where the system has no room for it."""
-        with contextlib.ExitStack() as undo:
+        with contextlib.ExitStack() as sent, contextlib.ExitStack() as undo:
             try:
                 ours, theirs = map(undo.enter_context, channel.socket_pair())
                 ours.setblocking(False)
-                channel.send_text(ours, channel.LOAD, load)
+                copier: list[int] = []
+                if is_lane(self.lane) and of_lane(self.lane).memory:
+                    self._ahead, far = map(undo.enter_context, channel.socket_pair())
+                    self._ahead.setblocking(False)
+                    sent.enter_context(far)
+                    copier.append(far.fileno())
+                channel.send_text(ours, channel.LOAD, load, copier)
                 self._output = WorkerOutput(self.model, self.lane)
                 undo.callback(self._output.give_up)
                 self._process = subprocess.Popen(
@@ -257,16 +272,70 @@ class Worker:
         if region is None or self._asked is not None:
             return False
         slot = self._slot = (self._slot + 1) % channel.SLOTS
-        if self._trims:
+        order = self._staged.order(action.frames)
+        there, told = self._staged.known(action.frames, order)
+        self._staged.clear()
+        if self._trims and not there:
             region.trim(slot, outputs=False)
         frames, pieces, filled = fill_slot(
-            region, slot, action, payloads, self._input_bases, self._input_bytes_max, self._shares
+            region, slot, action, payloads, self._input_bases, self._input_bytes_max, self._shares, order, there
         )
         region.filled[slot, False] += filled
         if pieces and not self._gather(slot, pieces):
             return False
-        run = channel.Run(action.batch_id, slot, frames, self._variants[action.variant], last)
+        in_order = all(row == index for row, index in enumerate(order))
+        self._order = None if in_order else order
+        if last and not in_order:
+            last = frozenset([row for row, index in enumerate(order) if index in last])
+        run = channel.Run(
+            action.batch_id, slot, frames, self._variants[action.variant], last, told, self._staged.number
+        )
         return self._begin(action.batch_id, len(frames), channel.encode_run(run), action.planned_ns)
+
+    @property
+    def stages(self) -> bool:
+        return self._ahead is not None and self._region is not None
+
+    def stage(self, frames: Sequence[Frame], payloads: Sequence[Sequence[InputData]], bytes_max: int) -> bool:
+        """Copies payloads into the slot of the next batch, and tells the worker of them. What lies in memory that is
+        shared with a client is left for later.
+        """
+        region, staged, slot = self._region, self._staged, (self._slot + 1) % channel.SLOTS
+        if region is None or len(frames) > len(staged.seqs):
+            return False
+        if self._trims and not any(staged.seqs):
+            region.trim(slot, outputs=False)
+        rows: list[int] = []
+        copied = 0
+        order = staged.order(frames)
+        for row, index in enumerate(order):
+            frame, payload = frames[index], payloads[index]
+            if staged.seqs[row] == frame.seq:
+                continue
+            if copied >= bytes_max:
+                break
+            staged.put(row, 0)
+            if len(payload) != len(self._input_bases) or any(isinstance(each.data, SharedData) for each in payload):
+                continue
+            try:
+                for position, (_, _, data) in enumerate(payload):
+                    size_bytes = self._input_bytes_max[position]
+                    put(region, slot, position, self._input_bases[position] + row * size_bytes, data, size_bytes)
+                    region.filled[slot, False] += len(data)
+                    copied += len(data)
+            except (ValueError, OSError):  # whoever runs it will say so
+                continue
+            staged.put(row, frame.seq)
+            rows.append(row)
+        if rows and self._ahead is not None:
+            try:
+                self._ahead.send(channel.encode_stage(staged.tell(rows), slot, rows))
+            except BlockingIOError:
+                staged.told.clear()  # the worker is behind, and copies them when they run
+            except OSError:
+                self._ahead.close()
+                self._ahead = None
+        return copied >= bytes_max
 
     def _shares(self, memory: ClientMemory) -> bool:
         """Whether the worker can read that memory, of which it is told where it does not know it yet."""
@@ -295,6 +364,8 @@ class Worker:
         if self._region is None or self._asked is not None:
             return False
         self._slot = (self._slot + 1) % channel.SLOTS
+        self._staged.clear()
+        self._order = None
         message = channel.encode_warm(action.batch_id, self._slot, self._variants[action.variant])
         return self._begin(action.batch_id, 0, message, WARM_NS)
 
@@ -423,6 +494,7 @@ class Worker:
         del fds[0]
         self._input_bytes_max = [spec.bytes_max for spec in signature.inputs]
         self._input_bases, needed = layout(self._input_bytes_max, max(signature.batch_sizes))
+        self._staged = StagedRows(max(signature.batch_sizes))
         if needed > self._region.input_bytes:
             raise ValueError(f"its region has {self._region.input_bytes} bytes for inputs that take {needed}")
         self._answers = Answers(signature, self._region)
@@ -473,6 +545,8 @@ class Worker:
                 self._take_given(message)
                 return True
             result = self._answers.read(message, asked, time.monotonic_ns())
+            if self._order is not None and isinstance(result, BatchResult):
+                result = as_dispatched(result, self._order)
         except DeviceGone as error:
             _log.error("device is lost, its worker is replaced", model=self.model, lane=self.lane, reason=str(error))
             self.device_lost = True
@@ -539,6 +613,9 @@ class Worker:
             self._loop.remove_reader(self._socket.fileno())
             with contextlib.suppress(OSError):  # whatever it is, what ran must be answered
                 self._socket.close()
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
         if self._region is not None:
             self._region.close()
             self._region = None

@@ -17,10 +17,12 @@ descriptors than a message may have are an error, as is a text that could change
 
     server -> worker   LOAD (json)   RUN   WARM   FORGET (stream ids)   PING   STOP   AWAKE
                        GIVE (memfd)   TAKE (memfd)   SHARE (memfd)   GATHER
+                       STAGE, on a socket of its own that comes with LOAD
     worker -> server   FILES (json), any number, then READY (json + memfd) | LOAD_FAILED (json)
                        DONE   FAILED (json)   PONG   STATE
 
-GIVE, STATE and TAKE are explained in `worker/handed_state`, SHARE and GATHER in `worker/shared_frames`.
+GIVE, STATE and TAKE are explained in `worker/handed_state`, SHARE and GATHER in `worker/shared_frames`, and
+STAGE in `worker/input_copies`.
 """
 
 import contextlib
@@ -39,7 +41,7 @@ from typing import Any
 from duly.realtime import memory
 
 LOAD, RUN, FORGET, STOP, READY, LOAD_FAILED, DONE, FAILED = range(1, 9)
-WARM, FILES, PING, PONG, GIVE, STATE, TAKE, AWAKE, SHARE, GATHER = range(9, 19)
+WARM, FILES, PING, PONG, GIVE, STATE, TAKE, AWAKE, SHARE, GATHER, STAGE = range(9, 20)
 
 OK, INVALID, FRAME_FAILED = range(3)
 """How one frame of a DONE batch fared."""
@@ -85,11 +87,12 @@ _ID = struct.Struct("<Q")
 _PAD = tuple((0,) * (DIMS_MAX - n) for n in range(DIMS_MAX + 1))
 
 _FLAGS = struct.Struct("<H")
-_RESET, _LAST = 1, 2
+_RESET, _LAST, _STAGED = 1, 2, 4
 """What is said of a frame beside its stream."""
 _HOLLOW, _FLAGGED = 1, 2
 """What is said of a DONE batch: `Done.hollow`, and whether the flags of its frames follow them."""
 NONE_LAST: frozenset[int] = frozenset()
+NONE_STAGED: frozenset[int] = frozenset()
 
 TensorRef = tuple[int, int, int, tuple[int, ...]]
 """(offset within the slot's area in bytes, length in bytes, index into ENCODINGS, shape)."""
@@ -106,6 +109,10 @@ class Run:
     """The index of the variant; 0 is the most accurate one."""
     last: frozenset[int] = NONE_LAST
     """The frames, by index, that are the last of their streams."""
+    staged: frozenset[int] = NONE_STAGED
+    """The frames, by index, whose rows were told of by STAGE, and have not changed since."""
+    stage_number: int = 0
+    """The number of the last STAGE of this slot, where any are."""
 
 
 @dataclass(slots=True)
@@ -178,21 +185,40 @@ def _tensors(values: tuple[int, ...]) -> list[TensorRef]:
 def encode_run(run: Run) -> bytes:
     out = [_HEAD.pack(RUN, run.slot, len(run.frames), run.variant, run.batch_id)]
     for index, (stream_id, reset, tensors) in enumerate(run.frames):
-        out.append(_packed(stream_id, _LAST | reset if index in run.last else reset, tensors))
+        flags = _LAST | reset if index in run.last else int(reset)
+        out.append(_packed(stream_id, flags | _STAGED if index in run.staged else flags, tensors))
+    if run.staged:
+        out.append(_ID.pack(run.stage_number))
     return b"".join(out)
 
 
 def decode_run(message: bytes, inputs: int) -> Run:
     _, slot, count, variant, batch_id = _HEAD.unpack_from(message)
     at, frame = _HEAD.size, _frame(inputs)
-    frames, last = [], []
+    frames, last, staged = [], [], []
     for index in range(count):
         values = frame.unpack_from(message, at)
         at += frame.size
         frames.append((values[0], bool(values[1] & _RESET), _tensors(values)))
         if values[1] & _LAST:
             last.append(index)
-    return Run(batch_id, slot, frames, variant, frozenset(last) if last else NONE_LAST)
+        if values[1] & _STAGED:
+            staged.append(index)
+    run = Run(batch_id, slot, frames, variant, frozenset(last) if last else NONE_LAST)
+    if staged:
+        run.staged, run.stage_number = frozenset(staged), _ID.unpack_from(message, at)[0]
+    return run
+
+
+def encode_stage(number: int, slot: int, rows: Sequence[int]) -> bytes:
+    """Tells that rows of a slot hold what a batch may need that has not begun. `rows`: in rising order."""
+    return _HEAD.pack(STAGE, slot, len(rows), 0, number) + struct.pack(f"<{len(rows)}H", *rows)
+
+
+def decode_stage(message: bytes) -> tuple[int, int, list[int]]:
+    """Returns (number, slot, rows)."""
+    _, slot, count, _, number = _HEAD.unpack_from(message)
+    return number, slot, list(struct.unpack_from(f"<{count}H", message, _HEAD.size))
 
 
 def encode_warm(batch_id: int, slot: int, variant: int) -> bytes:

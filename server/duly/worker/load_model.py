@@ -17,10 +17,12 @@ from duly.models.version_settings import own_name
 from duly.worker.background import fits
 from duly.worker.channel import Done, Region, Run
 from duly.worker.checks import CheckSamples
-from duly.worker.dtypes import datatype_of
-from duly.worker.errors import LoadError
+from duly.worker.cuda_runtime import copy_stream
+from duly.worker.dtypes import BFLOAT16, datatype_of, view
+from duly.worker.errors import LoadError, RunError
 from duly.worker.finite import FiniteChecks
 from duly.worker.first_states import with_first_states
+from duly.worker.input_copies import InputCopies
 from duly.worker.libraries import with_checked_libraries
 from duly.worker.memory import memory_bytes_max
 from duly.worker.model import Model
@@ -69,6 +71,8 @@ class Loaded:
     """The frames of warming runs."""
     ready: dict[str, Any]
     """The body of READY."""
+    copies: InputCopies | None = None
+    """What brings inputs to the device; None: the sessions do."""
     reader: Reads | None = None
     """What reads in place of the models, where there are none."""
 
@@ -167,8 +171,10 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
         # An area of open size is mostly room that is never used, and is trimmed after frames that use much of it.
         needs = opened[0].needs
         pin([*(region.inputs if needs.inputs_fixed else []), *(region.outputs if needs.outputs_fixed else [])], device)
+    copies = None if device is None else _input_copies(plans, sessions[0], region, device)
     models = [
-        Model(plan, graph.rows, region, FiniteChecks(config, plan)) for plan, graph in zip(plans, opened, strict=True)
+        Model(plan, graph.rows, region, FiniteChecks(config, plan), copies)
+        for plan, graph in zip(plans, opened, strict=True)
     ]
     try:
         samples = Samples(region, best.inputs, batch_max)
@@ -211,7 +217,34 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
         "rows": _rows(plans),
         "notes": [note[:NOTE_CHARS_MAX] for note in notes[:NOTES_MAX]],
     }
-    return Loaded(models, region, samples, ready)
+    return Loaded(models, region, samples, ready, copies)
+
+
+def _input_copies(plans: Sequence[Plan], session: OrtSession, region: Region, device: int) -> InputCopies | None:
+    """Makes room on the device for the inputs that all variants take as they lie in the region. None: there is none
+    such, or no runtime of CUDA.
+    """
+    if any(plan.apart or not plan.fixed for plan in plans):
+        return None
+    best = plans[0]
+    bases, _ = layout([planned.reader.spec.bytes_max for planned in best.inputs], best.batch_sizes[-1])
+    as_is = [
+        position
+        for position, planned in enumerate(best.inputs)
+        if planned.reader.dtype != BFLOAT16 and all(plan.inputs[position].reader.as_is for plan in plans)
+    ]
+    try:
+        stream = copy_stream(device) if as_is else None
+        if stream is None:
+            return None
+        slots = []
+        for area in region.inputs:
+            readers = {position: best.inputs[position].reader for position in as_is}
+            shapes = {position: (best.batch_sizes[-1], *reader.row_shape) for position, reader in readers.items()}
+            slots.append({p: view(area, bases[p], shapes[p], reader.dtype) for p, reader in readers.items()})
+        return InputCopies(slots, session.make_room, stream)
+    except RunError as error:
+        raise LoadError(f"inputs cannot be copied to the device: {error}") from error
 
 
 def _rows(plans: Sequence[Plan]) -> list[tuple[str, tuple[int, ...]]]:

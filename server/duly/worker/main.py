@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from duly.realtime import memory
@@ -52,7 +53,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _serve(connection: socket.socket) -> int:
-    message, _ = channel.receive_text(connection)
+    message, fds = channel.receive_text(connection)
     if not message or channel.kind_of(message) != channel.LOAD:
         return 0
     _, body = channel.decode_text(message)
@@ -85,6 +86,11 @@ def _serve(connection: socket.socket) -> int:
         reason = f"{body['model']}: the worker failed while loading it: {type(error).__name__}; see the server's log"
         connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": reason}))
         return 1
+    ahead = [socket.socket(fileno=fd) for fd in fds]
+    if loaded.copies is not None and ahead:
+        Thread(target=loaded.copies.copy_ahead, args=(ahead.pop(),), daemon=True).start()
+    for unused in ahead:
+        unused.close()  # so that the server is told that nothing is copied ahead
     channel.send_text(connection, channel.READY, loaded.ready, [loaded.region.fd])
     buffer = memoryview(bytearray(channel.MESSAGE_BYTES_MAX))
     inputs = len(loaded.ready["signature"]["inputs"])

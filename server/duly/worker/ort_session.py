@@ -16,6 +16,8 @@ import numpy as np
 
 from duly.accelerators import CPU, CUDA, TENSORRT, of_provider
 from duly.models.spec import ModelConfig, Provider
+from duly.worker.batch_axes import Placed
+from duly.worker.channel import SLOTS
 from duly.worker.device_errors import run_error
 from duly.worker.dtypes import BFLOAT16, DTYPES, Array
 from duly.worker.errors import LoadError
@@ -99,9 +101,22 @@ class OrtSession:
         """
         return None if self._device is None else self._device.index
 
-    def bind(self, size: int, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> "Binding":
-        """Binds a batch of `size` frames to host arrays that stay where they are. An output of None has any shape."""
-        return Binding(self._session, size, inputs, outputs, self._device, self._halves, self._binds_anew)
+    def bind(
+        self,
+        size: int,
+        inputs: Mapping[str, Array],
+        outputs: Mapping[str, Array | None],
+        placed: Placed | None = None,
+    ) -> "Binding":
+        """Binds a batch of `size` frames to host arrays that stay where they are. An output of None has any shape.
+        `placed`: the inputs that will be on the device when the batch runs.
+        """
+        return Binding(self._session, size, inputs, outputs, self._device, self._halves, self._binds_anew, placed)
+
+    def make_room(self, like: Array) -> int:
+        """Returns the address of room on the device for as much as the array has, for as long as the session lives."""
+        assert self._device is not None
+        return self._device.room(like)
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Runs a batch whose shapes may be new.
@@ -140,9 +155,11 @@ class Binding:
         device: "Device | None",
         halves: Set[str] = frozenset(),
         binds_anew: bool = False,
+        placed: Placed | None = None,
     ) -> None:
         """`halves`: the tensors of BF16, which lie in the host's memory on every device. `binds_anew`: whether inputs
-        are bound for each run, as binding is what copies them to the device.
+        are bound for each run, as binding is what copies them to the device. `placed`: the inputs that somebody else
+        copies there.
         """
         self._session = session
         self._binding = session.io_binding()
@@ -154,10 +171,17 @@ class Binding:
         self._bound_anew: list[tuple[str, Any]] = []
         self._uploads: list[tuple[Any, Array]] = []
         self._downloads: list[tuple[Any, Array]] = []
-        # One captured graph for each batch size; replay ignores the binding and uses the captured addresses.
-        self.graph_id = size if device is not None and device.graphs else _NO_GRAPH
+        # One captured graph for each batch size, and for each slot where inputs of both lie on the device: replay
+        # ignores the binding and uses the captured addresses.
+        graph_id = size * SLOTS + (0 if placed is None else placed.slot)
+        self.graph_id = graph_id if device is not None and device.graphs else _NO_GRAPH
         self._options = _run_options(self.graph_id)
         for name, array in inputs.items():
+            address = None if placed is None else placed.addresses.get(name)
+            if device is not None and address is not None:
+                kind, index = device.kind, device.index
+                self._binding.bind_input(name, kind, index, array.dtype.type, list(array.shape), address)
+                continue
             if device is None or name in halves:
                 value = _value(array)
             else:
@@ -203,24 +227,33 @@ class Binding:
 
 
 class Device:
-    """The device of a lane, with tensors at fixed addresses, one for each batch size and graph tensor.
+    """The device of a lane, with tensors at fixed addresses, one for each batch size and graph tensor, which both slots
+    of the region use for what is copied within the run.
 
-    With `graphs`, outputs stay on the device too and are copied from it: a CUDA graph holds its addresses for good, so
-    both slots of the region must use the same ones.
+    With `graphs`, outputs stay on the device too and are copied from it: a CUDA graph holds its addresses for good.
     """
 
     def __init__(self, kind: str, index: int, graphs: bool) -> None:
         self.graphs = graphs
         self.index = index
-        self._kind = kind
+        self.kind = kind
         self._values: dict[tuple[int, str], Any] = {}
+        self._rooms: list[Any] = []
 
     def value(self, size: int, name: str, like: Array) -> Any:
         if (size, name) not in self._values:
-            self._values[size, name] = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
-                list(like.shape), like.dtype.type, self._kind, self.index
-            )
+            self._values[size, name] = self._allocate(like)
         return self._values[size, name]
+
+    def room(self, like: Array) -> int:
+        """Returns the address of room for as much as the array has, which stays."""
+        self._rooms.append(self._allocate(like))
+        address: int = self._rooms[-1].data_ptr()
+        return address
+
+    def _allocate(self, like: Array) -> Any:
+        shape = list(like.shape)
+        return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, like.dtype.type, self.kind, self.index)
 
 
 def _value(array: Array) -> Any:
