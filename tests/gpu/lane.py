@@ -22,6 +22,10 @@ from duly.worker.dtypes import Array, datatype_of
 
 LOAD_SECONDS_MAX = 300.0
 THREADS = 1
+STAGED_BYTES_MAX = 1 << 40
+"""A whole batch is taken in at once, as nothing else waits here for the loop."""
+
+Payloads = Sequence[Sequence[InputData]]
 
 
 class Lane:
@@ -35,30 +39,52 @@ class Lane:
         self._seq = 0
         self.waiting: asyncio.Future[BatchResult] | None = None
 
+    @property
+    def stages(self) -> bool:
+        """Whether frames go on to the device as soon as they are taken in, as far as is known by now."""
+        return self._worker.stages
+
     def payload(self, frame: Array) -> list[InputData]:
         """Returns one frame as the worker is given it. `frame`: without a batch dimension."""
         (spec,) = self._checks.signature.inputs
         assert datatype_of(frame.dtype) == spec.datatype
         return [self._checks.tensor(0, spec.datatype, frame.shape, frame.tobytes())]
 
-    async def batch(self, payloads: Sequence[Sequence[InputData]]) -> int:
+    async def batch(self, payloads: Payloads) -> int:
         """Runs a batch. Returns how long it took in ns, from handing it over until its result is read."""
+        began_ns = time.perf_counter_ns()
+        await self._run(self._frames(payloads), payloads)
+        return time.perf_counter_ns() - began_ns
+
+    async def batches(self, payloads: Payloads, count: int, beside: bool) -> None:
+        """Runs so many batches of the same payloads. `beside`: whether those of the next one are taken in while this
+        one runs, as a server does that foresees it; else each batch is handed over when the one before is done.
+        """
+        frames = self._frames(payloads)
+        for _ in range(count):
+            following = self._frames(payloads)
+            await self._run(frames, payloads, following if beside else ())
+            frames = following
+
+    def _frames(self, payloads: Payloads) -> list[Frame]:
         frames = []
         for stream in range(1, len(payloads) + 1):
             self._seq += 1
             frames.append(Frame(self._seq, stream, self._seq, self.version.key, 0))
+        return frames
+
+    async def _run(self, frames: list[Frame], payloads: Payloads, following: Sequence[Frame] = ()) -> None:
         variant = self.version.config.variant_names[0]
-        action = DispatchBatch(self._seq, self._worker.lane, self.version.key, variant, frames, 0)
+        action = DispatchBatch(frames[-1].seq, self._worker.lane, self.version.key, variant, frames, 0)
         self.waiting = asyncio.get_running_loop().create_future()
-        began_ns = time.perf_counter_ns()
         if not self._worker.run(action, payloads):
             raise RuntimeError(f"{self.version.key}: its worker has ended")
+        if following:
+            self._worker.stage(following, payloads, STAGED_BYTES_MAX)
         result = await self.waiting
-        took_ns = time.perf_counter_ns() - began_ns
         if reasons := result.invalid | result.failed:
             raise RuntimeError(f"{self.version.key}: {next(iter(reasons.values()))}")
         self._outputs = result.outputs
-        return took_ns
 
     def output(self, index: int) -> Array:
         """Returns the first output of that frame of the newest batch, as numbers of 32 bits."""

@@ -193,6 +193,24 @@ def _overlap(found: Results) -> Iterator[str]:
         ),
     )
 
+    if not found["workers"]:
+        return
+    yield "Of duly's worker, with the next batch taken in while this one runs or behind it:\n"
+    yield from _table(
+        ("model", "batch", "goes to the device ahead", "one after the other ms", "beside ms", "saved"),
+        (
+            (
+                row["model"],
+                str(row["batch"]),
+                "yes" if row["to the device ahead"] else "no",
+                _spread(row["ms"]["after"]),
+                _spread(row["ms"]["beside"]),
+                _spread(row["saved"]),
+            )
+            for row in found["workers"]
+        ),
+    )
+
 
 def _overload(found: Results) -> Iterator[str]:
     yield f"The lane serves {found['capacity_per_s']:g} frames/s in time, which is load 1.\n"

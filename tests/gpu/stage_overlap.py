@@ -1,11 +1,14 @@
-"""How much of the time that copying inputs to the device takes is hidden where the next batch is copied while this one
-runs: a number of batches one after the other, each copied and then run, against the same with the copies beside the
-runs, in turn in each round. Memory of the host is pinned in one half of the rows, as the worker's is, and not in the
-other, where CUDA copies through a buffer of its own.
+"""How much of the time that copying inputs takes is hidden where the next batch is copied while this one runs: a number
+of batches one after the other, each copied and then run, against the same with the copies beside the runs, in turn in
+each round.
 
-Hidden: what the second way saves, in terms of the most that it could save, which is the lesser of copying and running.
+First of the device and ONNX Runtime alone, without duly: memory of the host is pinned in one half of the rows, as the
+worker's is, and not in the other, where CUDA copies through a buffer of its own. Hidden is what the second way saves,
+in terms of the most that it could save: the lesser of copying and running. Then of duly's worker as it is, where a
+batch is copied twice, into shared memory and from there to the device, and saved is the part of the whole time.
 """
 
+import asyncio
 import ctypes
 import threading
 import time
@@ -17,8 +20,10 @@ from typing import Protocol
 import onnxruntime
 
 from duly.accelerators import of_lane
+from duly.worker import cuda_runtime
 from duly.worker.dtypes import Array
-from tests.gpu.models import Measured, bare_session
+from tests.gpu.lane import lane_of
+from tests.gpu.models import Measured, bare_session, write_model
 from tests.gpu.stage_throughput import ranged
 from tests.gpu.stages import Asked
 
@@ -66,19 +71,20 @@ REHEARSED = (Case(Measured("wide"), 16),)
 
 def run(asked: Asked) -> None:
     rows: list[dict[str, object]] = []
-    results = {"lane": asked.lane, "rows": rows}
-    rounds = 2 if asked.rehearsal else 5
+    workers: list[dict[str, object]] = []
+    results = {"lane": asked.lane, "rows": rows, "workers": workers}
+    rounds, seconds = (2, SECONDS / 5) if asked.rehearsal else (5, SECONDS)
     for case in REHEARSED if asked.rehearsal else FULL:
         for pinned in (True, False):
-            rows.append(_row(case, asked.lane, pinned, rounds, SECONDS / 5 if asked.rehearsal else SECONDS))
+            rows.append(_row(case, asked.lane, pinned, rounds, seconds))
             asked.write(results)
+        workers.append(asyncio.run(_worker_row(case, asked, rounds, seconds)))
+        asked.write(results)
 
 
-def _copies(lane: str, sources: list[Array], pinned: bool) -> Copies:
+def copies_of(lane: str, sources: list[Array], pinned: bool) -> Copies:
     if not lane.startswith("cuda:"):
         return HostCopies()
-    from duly.worker import cuda_runtime
-
     device = int(lane.partition(":")[2])
     if pinned and not cuda_runtime.pin([(each.ctypes.data, each.nbytes) for each in sources], device):
         raise RuntimeError("CUDA does not pin memory of the host")
@@ -93,7 +99,7 @@ def _row(case: Case, lane: str, pinned: bool, rounds: int, seconds: float) -> di
     memory = of_lane(lane).memory or "cpu"
     index = int(lane.partition(":")[2]) if memory != "cpu" else 0
     sources = [case.measured.frames(case.batch) for _ in range(SLOTS)]
-    copies = _copies(lane, sources, pinned)
+    copies = copies_of(lane, sources, pinned)
     (taken, *_), outputs = session.get_inputs(), session.get_outputs()
     bindings, targets = [], []
     for source in sources:
@@ -137,8 +143,7 @@ def _row(case: Case, lane: str, pinned: bool, rounds: int, seconds: float) -> di
 
     ways = {"copy": only_copy, "run": only_run, "after": after, "beside": beside}
     after(BATCHES.start)  # so that kernels are chosen and memory is there
-    count = round(seconds / (_took_s(after, BATCHES.start) / BATCHES.start))
-    count = min(max(count, BATCHES.start), BATCHES.stop)
+    count = _count(seconds, _took_s(after, BATCHES.start))
     took: dict[str, list[float]] = {name: [] for name in ways}
     for nth in range(rounds):
         order = [*ways] if nth % 2 else [*reversed(ways)]
@@ -158,6 +163,36 @@ def _row(case: Case, lane: str, pinned: bool, rounds: int, seconds: float) -> di
         "copy_gb_per_s": float(f"{size_bytes / median(took['copy']) / 1e6:.3g}"),
         "hidden": ranged([one / other for one, other in zip(saved, most, strict=True)]),
     }
+
+
+async def _worker_row(case: Case, asked: Asked, rounds: int, seconds: float) -> dict[str, object]:
+    root = asked.scratch / f"models-{asked.key}"
+    write_model(root, case.measured, "", (case.batch,))
+    async with lane_of(root, case.measured.name, asked.lane) as lane:
+        payloads = [lane.payload(frame) for frame in case.measured.frames(case.batch)]
+        await lane.batches(payloads, BATCHES.start, beside=True)
+        began_s = time.perf_counter()
+        await lane.batches(payloads, BATCHES.start, beside=False)
+        count = _count(seconds, time.perf_counter() - began_s)
+        took: dict[bool, list[float]] = {False: [], True: []}
+        for nth in range(rounds):
+            for beside in (True, False) if nth % 2 else (False, True):
+                began_s = time.perf_counter()
+                await lane.batches(payloads, count, beside)
+                took[beside].append((time.perf_counter() - began_s) / count * 1e3)
+        return {
+            "model": case.measured.name,
+            "batch": case.batch,
+            "batches": count,
+            "to the device ahead": lane.stages,
+            "ms": {"after": ranged(took[False]), "beside": ranged(took[True])},
+            "saved": ranged([1 - one / other for one, other in zip(took[True], took[False], strict=True)]),
+        }
+
+
+def _count(seconds: float, took_s: float) -> int:
+    """How many batches take so long, as far as BATCHES goes. `took_s`: what the least number of them took."""
+    return min(max(round(seconds / took_s * BATCHES.start), BATCHES.start), BATCHES.stop)
 
 
 def _took_s(way: Callable[[int], None], count: int) -> float:

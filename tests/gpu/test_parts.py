@@ -130,7 +130,7 @@ def test_a_part_that_is_a_link_is_none(tmp_path: Path, laid: Path) -> None:
 
 
 def without_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts.shutil, "disk_usage", lambda folder: SimpleNamespace(free=sum(SIZES) - 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=sum(SIZES) - 1))
 
 
 def test_a_full_disk_is_found_before_anything_is_joined(

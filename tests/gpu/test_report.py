@@ -63,7 +63,16 @@ OVERLAP: dict[str, Any] = {
             "hidden": [0.87, 0.8, 0.9],
             "copy_gb_per_s": 52.5,
         }
-    ]
+    ],
+    "workers": [
+        {
+            "model": "wide-fp32",
+            "batch": 64,
+            "to the device ahead": True,
+            "ms": {"after": [2.0, 1.9, 2.1], "beside": [1.0, 0.9, 1.1]},
+            "saved": [0.5, 0.4, 0.6],
+        }
+    ],
 }
 OVERLOAD: dict[str, Any] = {
     "capacity_per_s": 870.5,
@@ -127,6 +136,7 @@ def test_the_page_tells_what_every_stage_has_found(tmp_path: Path) -> None:
         "| mlp-fp32 | 4 | 9e+03 (8e+03 to 9.5e+03) | 8.1e+03 (7e+03 to 8.2e+03) | 0.9 (0.88 to 0.91) |",
         "| wide-fp32 | 64 | 9.6 | yes |",
         "0.87 (0.8 to 0.9) | 52.5 |",
+        "| wide-fp32 | 64 | yes | 2 (1.9 to 2.1) | 1 (0.9 to 1.1) | 0.5 (0.4 to 0.6) |",
         "The lane serves 870.5 frames/s in time, which is load 1.",
         "| 1.5 | duly | 66.0% | 866 | 50 | 99 |  |",
         "| 3 | floor | - | - | - | - | the generator was late |",

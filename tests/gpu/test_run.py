@@ -303,5 +303,6 @@ def test_a_rehearsal_runs_all_stages(tmp_path: Path) -> None:
     }
     assert all(row["ratio"]["frames_per_s"][0] > 0 for row in found["throughput"]["rows"])
     assert all(row["ms"]["beside"][0] > 0 for row in found["overlap"]["rows"])
+    assert all(row["ms"]["beside"][0] > 0 and not row["to the device ahead"] for row in found["overlap"]["workers"])
     assert {row["target"] for row in found["overload"]["rows"]} == {"duly", "floor"}
     assert sum(file.stat().st_size for file in (tmp_path / "out").iterdir()) < 1_000_000
