@@ -15,7 +15,7 @@ from tests.gpu.providers import check_provider
 from tests.gpu.requirements import CHECKOUT
 from tests.gpu.stages import Asked
 
-ON_THE_DEVICE = ("tests/accelerators", "tests/worker/test_batches.py", "tests/worker/test_states.py")
+ON_THE_DEVICE = ("tests/accelerators", "tests/worker/test_batches.py")
 """Whole servers first, as they say most; then a worker without a server."""
 WITH_TENSORRT = "tests/accelerators/test_tensorrt.py"
 REHEARSED = ("tests/worker/test_batches.py",)
