@@ -4,6 +4,7 @@ import argparse
 import os
 import platform
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -16,7 +17,18 @@ from tests.gpu import nvidia_smi
 from tests.gpu.installing import library_folders
 from tests.gpu.report import SIZE_BYTES_MAX, write_report
 from tests.gpu.requirements import CHECKOUT
-from tests.gpu.stages import INSTALL, RUN_SECONDS, STAGES, Asked, Stage, interruptible, run_all, say_to
+from tests.gpu.stages import (
+    INSTALL,
+    RUN_SECONDS,
+    STAGES,
+    Asked,
+    Ended,
+    Interrupted,
+    Stage,
+    interruptible,
+    run_all,
+    say_to,
+)
 
 WORK = CHECKOUT / "build/gpu"
 RECORDS = CHECKOUT / "docs/records/gpu"
@@ -45,6 +57,9 @@ def main() -> int:
     parser.add_argument(
         "--rehearse", action="store_true", help="short measurements in this Python, without a GPU: no record"
     )
+    parser.add_argument(
+        "--prepare", action="store_true", help="only install, however long it takes: for slow connections, beforehand"
+    )
     parser.add_argument("--here", action="store_true", help="install nothing, as this Python has all that is needed")
     given = parser.parse_args()
     if sys.version_info < PYTHON_MIN or platform.system() != "Linux":
@@ -53,6 +68,8 @@ def main() -> int:
     names = given.stages.split(",") if given.stages else [stage.key for stage in STAGES]
     if unknown := [name for name in names if name not in [stage.key for stage in STAGES]]:
         parser.error(f"no such stage: {', '.join(unknown)}; there are {', '.join(stage.key for stage in STAGES)}")
+    if given.prepare:
+        return _prepare(given)
     if given.rehearse:
         device = "rehearsal"
     else:
@@ -86,7 +103,7 @@ class _Run:
 
     def all(self, device: str) -> int:
         """Runs the stages and writes the record, whatever happens. Returns the exit status: 0 where nothing failed."""
-        say, ended = say_to(), []
+        say, ended = say_to(), list[Ended]()
         self._out.mkdir(parents=True, exist_ok=True)
         self._logs.mkdir(parents=True, exist_ok=True)
         try:
@@ -94,6 +111,8 @@ class _Run:
                 launch = partial(self._launch, Path(scratch).absolute())
                 for each in run_all(self._stages, launch, self._logs, self._began_s, say):
                     ended.append(each)
+        except (KeyboardInterrupt, Interrupted):  # before a stage had begun
+            ended += [Ended(each.key, each.title, "interrupted", 0.0) for each in self._stages[len(ended) :]]
         finally:
             seconds = time.monotonic() - self._began_s
             size = write_report(self._out, device, self._lane, ended, seconds, self._given.rehearse)
@@ -105,9 +124,7 @@ class _Run:
 
     def _launch(self, scratch: Path, stage: Stage, seconds: float) -> tuple[list[str], Mapping[str, str]]:
         if stage is INSTALL:
-            offline = [str(self._given.offline.absolute())] if self._given.offline is not None else []
-            words = [str(self._home), "cpu" if self._given.rehearse else "gpu", str(self._logs / "pip.log"), *offline]
-            return [sys.executable, "-m", "tests.gpu.installing", *words], os.environ
+            return _installs(self._given, self._logs), os.environ
         asked = Asked(
             stage.key, self._lane, stage.provider, self._out, scratch, seconds, self._given.rehearse
         )  # fmt: skip
@@ -122,12 +139,26 @@ class _Run:
         return environ | ({"LD_LIBRARY_PATH": os.pathsep.join(paths)} if paths else {})
 
 
+def _installs(given: argparse.Namespace, logs: Path) -> list[str]:
+    """Returns the command that makes the environment."""
+    words = [str(given.work.absolute() / "venv"), "cpu" if given.rehearse else "gpu", str(logs / "pip.log")]
+    offline = [str(given.offline.absolute())] if given.offline is not None else []
+    return [sys.executable, "-m", "tests.gpu.installing", *words, *offline]
+
+
+def _prepare(given: argparse.Namespace) -> int:
+    logs = given.work.absolute() / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    return subprocess.run(_installs(given, logs), cwd=CHECKOUT, check=False).returncode
+
+
 def _device(lane: str) -> str:
     """Returns the name of the lane's GPU. Raises NoGpu."""
     found = re.fullmatch(r"cuda:([0-9]{1,3})", lane)
     if found is None:
         raise nvidia_smi.NoGpu(f"the lane {lane} is none of NVIDIA's; with --rehearse any lane may be tried")
     names = nvidia_smi.listed()
+    nvidia_smi.check_driver()
     if int(found[1]) >= len(names):
         raise nvidia_smi.NoGpu(f"the lane {lane}: there are {len(names)} GPUs, counted from 0")
     return names[int(found[1])]

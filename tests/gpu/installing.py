@@ -1,6 +1,6 @@
 """Makes the environment that the stages run in: online, or from wheels that were laid there. Needs nothing but Python.
 
-python -m tests.gpu.installing HOME EXTRA LOG [OFFLINE]
+python -m tests.gpu.installing HOME EXTRA LOG [FOLDER]
 """
 
 import importlib.util
@@ -17,6 +17,8 @@ from tests.gpu.requirements import CHECKOUT, EXTRAS, requirements
 
 UNPACKED = 3
 """What is installed takes so many times the bytes of its wheels on the disk, with them joined beside it, at most."""
+MADE_OF = ".made-of"
+"""A file in an environment that is whole, which says of what."""
 COMPLAINT_LINES = 5
 CUDA_LIBRARIES = ("libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcudnn.so.9", "libcurand.so.10")
 """What onnxruntime-gpu calls of CUDA 13, and looks for beside itself and on the search path."""
@@ -27,26 +29,32 @@ class InstallError(Exception):
 
 
 def install(home: Path, offline: Path | None, extra: str, log: Path) -> Path:
-    """Makes the environment `home` anew, and returns its Python. `extra`: `gpu` or `cpu`, which wheels that were laid
-    decide by what they are. `log`: for what pip says.
+    """Makes the environment `home` anew, unless it was made of the same before, and returns its Python. `extra`: `gpu`
+    or `cpu`, which wheels that were laid decide by what they are. `log`: for what pip says.
 
     Raises InstallError, and PartsError where the folder of wheels is not whole.
     """
-    whole = home.with_name(f"{home.name}-wheels")
+    python = home / "bin" / "python"
+    manifest = None if offline is None else read_manifest(offline)
+    if offline is not None:
+        extra = _extra(offline, manifest)
+    if manifest is not None:
+        check_fits(manifest)
+    plain = [] if offline is None else sorted(path.name for path in offline.glob("*.whl"))
+    made_of = repr((sys.version, extra, (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"), manifest, plain))
+    if (home / MADE_OF).is_file() and (home / MADE_OF).read_text(encoding="utf-8") == made_of:
+        return python
     home.parent.mkdir(parents=True, exist_ok=True)
-    asks: Sequence[str] = ()
+    whole = home.with_name(f"{home.name}-wheels")
+    wanted = requirements(extra, cuda_libraries=offline is None and extra == "gpu", tensorrt=False)
     options: list[str] = []
     try:
         if offline is not None:
-            manifest = read_manifest(offline)
-            extra = _extra(offline, manifest)
             options = ["--no-index", "--find-links", str(offline if manifest is None else whole)]
-            if manifest is not None:
-                check_fits(manifest)
-                check_room(home.parent, manifest)
-                joined(offline, manifest, whole)
-                asks = manifest.asks
-        wanted = dict.fromkeys([*requirements(extra, offline is None and extra == "gpu", tensorrt=False), *asks])
+        if offline is not None and manifest is not None:
+            check_room(home.parent, manifest)
+            joined(offline, manifest, whole)
+            wanted = [*dict.fromkeys([*wanted, *manifest.asks])]
         shutil.rmtree(home, ignore_errors=True)
         with log.open("w", encoding="utf-8") as said:
             pip = _environment(home, said.fileno())
@@ -54,7 +62,8 @@ def install(home: Path, offline: Path | None, extra: str, log: Path) -> Path:
             _run([*command, "--editable", f"{CHECKOUT}[{','.join((extra, *EXTRAS))}]", *wanted], log, said.fileno())
     finally:
         shutil.rmtree(whole, ignore_errors=True)
-    return home / "bin" / "python"
+    (home / MADE_OF).write_text(made_of, encoding="utf-8")
+    return python
 
 
 def _extra(folder: Path, manifest: Manifest | None) -> str:

@@ -6,6 +6,8 @@ import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 
+DRIVER_MIN = 580
+"""The first driver for CUDA 13."""
 SECONDS_MAX = 20.0
 XML_BYTES_MAX = 16 << 20
 
@@ -54,6 +56,13 @@ def driver() -> dict[str, str]:
     return {
         name: said.findtext(tag, "").strip() for name, tag in (("driver", "driver_version"), ("CUDA", "cuda_version"))
     }
+
+
+def check_driver() -> None:
+    """Raises NoGpu where the driver is too old for CUDA 13, or there is none."""
+    version = driver()["driver"]
+    if version.partition(".")[0].isdigit() and int(version.partition(".")[0]) < DRIVER_MIN:
+        raise NoGpu(f"NVIDIA's driver is {version}, and CUDA 13 needs {DRIVER_MIN} or newer")
 
 
 def facts(index: int) -> dict[str, str]:
@@ -105,7 +114,7 @@ def _asked(*options: str) -> str:
             ["nvidia-smi", *options], capture_output=True, text=True, errors="replace", timeout=SECONDS_MAX, check=False
         )
     except FileNotFoundError:
-        raise NoGpu("nvidia-smi is not there: it comes with NVIDIA's driver, 580 or newer") from None
+        raise NoGpu(f"nvidia-smi is not there: it comes with NVIDIA's driver, {DRIVER_MIN} or newer") from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NoGpu(f"nvidia-smi does not answer: {type(error).__name__}") from None
     if done.returncode:

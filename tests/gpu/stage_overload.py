@@ -121,8 +121,11 @@ def _compared(
 
 def _load(command: str, scenario: Path, options: tuple[str, ...], out: Path) -> dict[str, Any]:
     words = [sys.executable, "-P", "-m", "duly_load.cli.main", command, str(scenario), *options, "--out", str(out)]
-    subprocess.run(words, check=False)  # status 1: a run was invalid, and says so itself
-    found: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    status = subprocess.run(words, check=False).returncode  # 1: a run was invalid, and says so itself
+    try:
+        found: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SystemExit(f"duly-load {command} ended with status {status} and without results") from None
     return found
 
 

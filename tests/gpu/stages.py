@@ -150,21 +150,23 @@ def run_all(
 
 
 def _run(stage: Stage, command: Sequence[str], environ: Mapping[str, str], log: Path, seconds: float) -> Ended:
+    """Runs a stage. An interruption ends it and is noted."""
     began_s = time.monotonic()
     if seconds <= 0:
         return Ended(stage.key, stage.title, "left out", 0.0, "no time was left for it")
     status, reason = "done", ""
+    process: subprocess.Popen[bytes] | None = None
     with log.open("wb") as written:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=written,
-            stderr=subprocess.STDOUT,
-            cwd=CHECKOUT,
-            env=environ,
-            start_new_session=True,  # so that all that it starts can be ended with it
-        )
         try:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=written,
+                stderr=subprocess.STDOUT,
+                cwd=CHECKOUT,
+                env=environ,
+                start_new_session=True,  # so that all that it starts can be ended with it
+            )
             code = process.wait(max(seconds - STOP_SECONDS, seconds / 2))
             if code == LEFT_OUT:
                 status, reason = "left out", _last_lines(log, 1)
@@ -175,7 +177,8 @@ def _run(stage: Stage, command: Sequence[str], environ: Mapping[str, str], log: 
         except (KeyboardInterrupt, Interrupted):
             status = "interrupted"
         finally:
-            _end(process)
+            if process is not None:
+                _end(process)
     return Ended(stage.key, stage.title, status, time.monotonic() - began_s, reason)
 
 

@@ -5,6 +5,7 @@ rehearsal runs all stages.
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import zipfile
@@ -106,6 +107,14 @@ def test_a_lane_that_is_no_gpu_of_this_machine_is_refused(tmp_path: Path, lane: 
 
 
 @pytest.mark.usefixtures("gpu")
+def test_a_driver_that_is_too_old_for_cuda_13_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "said").write_text(SAID.replace("580.159.04", "535.54.03"))
+    done = command("--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "NVIDIA's driver is 535.54.03, and CUDA 13 needs 580 or newer" in done.stderr
+
+
+@pytest.mark.usefixtures("gpu")
 def test_of_a_gpu_only_what_is_alike_on_all_of_its_kind_is_taken() -> None:
     assert nvidia_smi.listed() == ["NVIDIA H200"]
     assert nvidia_smi.driver() == {"driver": "580.159.04", "CUDA": "13.0"}
@@ -195,6 +204,9 @@ def test_an_environment_is_installed_from_parts_without_the_network(tmp_path: Pa
     said = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=True)
     assert said.stdout.split() == ["0.1.0", "999", "999"]  # the wheels say that it is the GPU's
     assert not (tmp_path / "venv-wheels").exists()
+    log.unlink()
+    assert install(tmp_path / "venv", tmp_path / "again", "cpu", log) == python
+    assert not log.exists()  # it was there already, and whole
 
 
 def test_a_folder_for_another_machine_is_refused_before_anything_is_removed(tmp_path: Path, wheels: list[Path]) -> None:
@@ -223,6 +235,15 @@ def test_a_run_whose_wheels_are_not_whole_writes_its_record_all_the_same(tmp_pat
     assert f"pieces are missing: {piece.parent.name}/{piece.name}" in page
     assert "left out: nothing was installed" in page.replace("*", "")
     assert str(tmp_path) not in page
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_to_prepare_needs_no_gpu_and_says_what_is_missing(tmp_path: Path, wheels: list[Path]) -> None:
+    split(wheels, tmp_path / "laid", 200_000, HERE, platform.machine(), ["extra-thing"])
+    done = command("--prepare", "--offline", tmp_path / "laid", "--work", tmp_path / "work")
+    assert done.returncode == 1
+    assert "pip ended with status 1" in done.stdout
+    assert "extra-thing" in done.stdout
 
 
 def test_libraries_beside_this_python_help_where_the_environment_has_none(
@@ -279,6 +300,21 @@ def test_a_rehearsal_needs_no_gpu_and_says_that_it_is_none(tmp_path: Path) -> No
     assert found["onnxruntime"]["version"]
     assert {each["subject"] for each in found["doctor"]} > {"python", "onnxruntime"}
     assert command(*options).returncode == 2  # a record is not written over
+
+
+def test_an_interrupted_run_leaves_a_record_of_what_it_had(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "tests.gpu", "--rehearse", "--stages", "environment,overload"]
+    words += ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
+    with subprocess.Popen(words, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("overload"):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+    assert process.returncode == 130
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert [stage["status"] for stage in report["stages"]] == ["done", "interrupted"]
+    assert "environment" in report["results"]
 
 
 @pytest.mark.thorough
