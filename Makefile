@@ -37,7 +37,7 @@ endef
 RELEASED := protos/released.txtpb
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-thorough test-learn test-compiled check protos docs release-image bench profile grid compare soak chaos fuzz core core-clean exporters model-signing lock audit sbom wheel wheel-check clean
+.PHONY: help setup demo test test-thorough test-learn test-compiled check protos docs release-image bench profile grid compare soak chaos gpu gpu-wheels fuzz core core-clean exporters model-signing lock audit sbom wheel wheel-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -146,6 +146,14 @@ soak: $(READY) ## A night of a vehicle's sensors and of rude clients (SOAK_ARGS 
 
 chaos: $(READY) ## Harm, attack and starve real servers: does every frame still have its outcome? (CHAOS_ARGS for options)
 	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
+
+# It makes an environment of its own, online or from wheels that were laid there. A rehearsal runs in .venv.
+REHEARSES := $(and $(findstring --rehearse,$(GPU_ARGS)),$(if $(findstring --offline,$(GPU_ARGS)),,yes))
+gpu: $(if $(REHEARSES),$(READY)) ## Make the record of this machine's GPU, 8 minutes at most (GPU_ARGS=--rehearse without one)
+	$(if $(REHEARSES),$(BIN)/python,$(PYTHON)) -m tests.gpu $(GPU_ARGS)
+
+gpu-wheels: ## Lay wheels for make gpu on a machine without registries into build/gpu-wheels, in parts (WHEELS_ARGS for options)
+	$(PYTHON) -m tests.gpu.wheels $(WHEELS_ARGS)
 
 FUZZER := $(VENV)/.ready-fuzz
 fuzz: $(FUZZER) ## Give all readers of bytes from outside bytes of any kind (FUZZ_ARGS: quick, or options)
