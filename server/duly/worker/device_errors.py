@@ -32,7 +32,8 @@ _LOST = re.compile(
     re.IGNORECASE,
 )
 _FULL = re.compile(
-    r"CUDA failure 2\b|HIP failure 2\b|out of (device )?memory|OUT_OF_(DEVICE_)?MEMORY"
+    r"CUDA failure 2\b|HIP failure 2\b|out of (device )?memory|OUT_OF_(DEVICE_|HOST_)?MEMORY|OutOfMemory"
+    r"|(CUBLAS|CUDNN|CUFFT|CUSPARSE|CUSOLVER)_\w*ALLOC(ATION)?_FAILED|CL_MEM_OBJECT_ALLOCATION_FAILURE"
     r"|[Ff]ailed to allocate memory for requested buffer|bad_alloc"
     r"|Available memory of \d+ is smaller than requested bytes of",  # an arena that has a limit (gpu_mem_limit)
     re.IGNORECASE,
