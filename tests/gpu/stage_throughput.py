@@ -86,7 +86,7 @@ async def _measured(asked: Asked) -> None:
     for measured in effort.models:
         root = asked.scratch / f"models-{asked.key}"
         began_s = time.monotonic()
-        graph = write_model(root, measured, asked.provider, effort.sizes)
+        graph = write_model(root, measured, asked.provider, effort.sizes, asked.rehearsal)
         alone = bare_session(graph, asked.lane, asked.provider)
         async with lane_of(root, measured.name, asked.lane) as lane:
             loaded[measured.name] = {"providers": lane.providers, "seconds": round(time.monotonic() - began_s, 1)}
