@@ -94,7 +94,7 @@ async def _measured(asked: Asked) -> None:
                 rows.append(await _row(measured, size, alone, lane, effort))
                 asked.write(results)
         if asked.lane.startswith("cuda:"):
-            loaded[measured.name]["after"] = nvidia_smi.state(int(asked.lane.partition(":")[2]))
+            loaded[measured.name]["after"] = nvidia_smi.known(nvidia_smi.state, int(asked.lane.partition(":")[2]))
         asked.write(results)
 
 
