@@ -19,6 +19,7 @@ from tests.gpu.report import SIZE_BYTES_MAX, write_report
 from tests.gpu.requirements import CHECKOUT
 from tests.gpu.stages import (
     INSTALL,
+    REHEARSAL_SECONDS,
     RUN_SECONDS,
     STAGES,
     Asked,
@@ -104,12 +105,13 @@ class _Run:
     def all(self, device: str) -> int:
         """Runs the stages and writes the record, whatever happens. Returns the exit status: 0 where nothing failed."""
         say, ended = say_to(), list[Ended]()
+        seconds_max = REHEARSAL_SECONDS if self._given.rehearse else RUN_SECONDS
         self._out.mkdir(parents=True, exist_ok=True)
         self._logs.mkdir(parents=True, exist_ok=True)
         try:
             with tempfile.TemporaryDirectory(prefix="scratch-", dir=self._given.work) as scratch:
                 launch = partial(self._launch, Path(scratch).absolute())
-                for each in run_all(self._stages, launch, self._logs, self._began_s, say):
+                for each in run_all(self._stages, launch, self._logs, self._began_s, say, seconds_max):
                     ended.append(each)
         except (KeyboardInterrupt, Interrupted):  # before a stage had begun
             ended += [Ended(each.key, each.title, "interrupted", 0.0) for each in self._stages[len(ended) :]]

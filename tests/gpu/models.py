@@ -45,13 +45,13 @@ class Measured:
         return np.random.default_rng(SEED).standard_normal((count, *shape), np.float32).astype(kind)
 
 
-def write_model(root: Path, measured: Measured, provider: str, sizes: tuple[int, ...]) -> bytes:
-    """Writes the model into the repository `root`, and returns its graph."""
+def write_model(root: Path, measured: Measured, provider: str, sizes: tuple[int, ...], rehearsal: bool) -> bytes:
+    """Writes the model into the repository `root`, and returns its graph. `rehearsal`: its warm-up is short."""
     graph = measured.build().SerializeToString()
     folder = root / measured.name
     (folder / "1").mkdir(parents=True)
     (folder / "1/model.onnx").write_bytes(graph)
-    lines = [f"batch_sizes = {[*sizes]}"]
+    lines = [f"batch_sizes = {[*sizes]}", *(["warmup_runs = 3"] if rehearsal else [])]
     if provider:
         options = ", ".join(f'{key} = "{value}"' for key, value in PROVIDER_OPTIONS.get(provider, {}).items())
         lines.append(f'providers = [{{ name = "{provider}", options = {{ {options} }} }}]')

@@ -30,8 +30,9 @@ def run(asked: Asked) -> None:
     found: dict[str, object] = {"lane": asked.lane, "rehearsal": asked.rehearsal}
     if asked.lane.startswith("cuda:"):
         index = int(asked.lane.partition(":")[2])
-        found |= {"gpus": len(nvidia_smi.listed()), "gpu": nvidia_smi.facts(index), "idle": nvidia_smi.state(index)}
-        found |= {"versions": nvidia_smi.driver() | dict(_libraries()), "MPS": _mps()}
+        found |= {"gpus": len(nvidia_smi.listed()), "gpu": nvidia_smi.known(nvidia_smi.facts, index)}
+        found |= {"idle": nvidia_smi.known(nvidia_smi.state, index), "MPS": _mps()}
+        found["versions"] = nvidia_smi.known(nvidia_smi.driver) | dict(_libraries())
     found["onnxruntime"] = {
         "version": onnxruntime.__version__,
         "providers": onnxruntime.get_available_providers(),

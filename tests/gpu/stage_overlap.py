@@ -167,7 +167,7 @@ def _row(case: Case, lane: str, pinned: bool, rounds: int, seconds: float) -> di
 
 async def _worker_row(case: Case, asked: Asked, rounds: int, seconds: float) -> dict[str, object]:
     root = asked.scratch / f"models-{asked.key}"
-    write_model(root, case.measured, "", (case.batch,))
+    write_model(root, case.measured, "", (case.batch,), asked.rehearsal)
     async with lane_of(root, case.measured.name, asked.lane) as lane:
         payloads = [lane.payload(frame) for frame in case.measured.frames(case.batch)]
         await lane.batches(payloads, BATCHES.start, beside=True)

@@ -14,6 +14,7 @@ from typing import Any
 from duly_load.protocols.address import Address
 from duly_load.targets.duly_and_floor import running
 from duly_load.targets.server_process import free_ports
+from tests.gpu.models import Measured, write_model
 from tests.gpu.requirements import CHECKOUT
 from tests.gpu.stages import STOP_SECONDS, Asked
 
@@ -60,7 +61,7 @@ def run(asked: Asked) -> None:
     per_s = sensor["count"] * sensor["arrivals"]["rate_hz"]
     text = SCENARIO.read_text(encoding="utf-8").replace(f"warm_s = {content['warm_s']}", f"warm_s = {WARM_S}")
     scenario.write_text(text, encoding="utf-8")
-    _write_models(models, served["name"], served["graph"])
+    _write_models(models, served["name"], served["graph"], asked.rehearsal)
     results: dict[str, object] = {"lane": asked.lane, "seconds": effort.seconds - WARM_S}
     endpoint = f"127.0.0.1:{free_ports(1)[0]}"
     command = [sys.executable, "-P", "-m", "duly.cli", "serve", "--models", str(models), "--lanes", asked.lane]
@@ -86,10 +87,8 @@ def run(asked: Asked) -> None:
         raise SystemExit("no run against duly was valid: the machine has to be quieter")
 
 
-def _write_models(root: Path, name: str, graph: str) -> None:
-    from tests.gpu.models import Measured, write_model
-
-    write_model(root, Measured(graph), "", BATCH_SIZES)
+def _write_models(root: Path, name: str, graph: str, rehearsal: bool) -> None:
+    write_model(root, Measured(graph), "", BATCH_SIZES, rehearsal)
     (root / Measured(graph).name).rename(root / name)
 
 

@@ -86,7 +86,7 @@ async def _measured(asked: Asked) -> None:
     for measured in effort.models:
         root = asked.scratch / f"models-{asked.key}"
         began_s = time.monotonic()
-        graph = write_model(root, measured, asked.provider, effort.sizes)
+        graph = write_model(root, measured, asked.provider, effort.sizes, asked.rehearsal)
         alone = bare_session(graph, asked.lane, asked.provider)
         async with lane_of(root, measured.name, asked.lane) as lane:
             loaded[measured.name] = {"providers": lane.providers, "seconds": round(time.monotonic() - began_s, 1)}
@@ -94,7 +94,7 @@ async def _measured(asked: Asked) -> None:
                 rows.append(await _row(measured, size, alone, lane, effort))
                 asked.write(results)
         if asked.lane.startswith("cuda:"):
-            loaded[measured.name]["after"] = nvidia_smi.state(int(asked.lane.partition(":")[2]))
+            loaded[measured.name]["after"] = nvidia_smi.known(nvidia_smi.state, int(asked.lane.partition(":")[2]))
         asked.write(results)
 
 

@@ -18,8 +18,10 @@ from tests.gpu.requirements import CHECKOUT
 
 RUN_SECONDS = 480.0
 """What a run may take in all, from its first line to its last."""
+REHEARSAL_SECONDS = 1800.0
+"""The same of a rehearsal, in which no time is short: it has little to do, wherever it runs."""
 SUMMARY_SECONDS = 10.0
-"""Of these, what is kept for the summary."""
+"""Of either, what is kept for the summary."""
 STOP_SECONDS = 10.0
 """A stage whose time is over gets this long, within its time, to end by itself before it is killed."""
 COMPLAINT_LINES = 12

@@ -78,7 +78,7 @@ async def test_a_worker_gives_the_same_answers_either_way(
         monkeypatch.setattr(worker_process, "worker_command", made_up)
         monkeypatch.chdir(CHECKOUT)  # from where it is imported
     measured = Measured("mlp")
-    graph = write_model(tmp_path / "models", measured, "", (SIZE,))
+    graph = write_model(tmp_path / "models", measured, "", (SIZE,), rehearsal=True)
     frames = measured.frames(SIZE)
     session = bare_session(graph, "cpu:0", "")
     (expected,) = session.run(None, {session.get_inputs()[0].name: frames})

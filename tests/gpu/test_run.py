@@ -96,6 +96,8 @@ def test_a_driver_that_sees_no_gpu_is_told(gpu: Path, tmp_path: Path) -> None:
         nvidia_smi.listed()
     with pytest.raises(nvidia_smi.NoGpu, match="gives no XML"):
         nvidia_smi.facts(0)
+    assert "gives no XML" in nvidia_smi.known(nvidia_smi.state, 0)["not known"]
+    nvidia_smi.check_driver()  # what is not known does not keep a GPU from being measured
 
 
 @pytest.mark.usefixtures("gpu")
