@@ -70,7 +70,7 @@ def with_table(
     """
     if table is None:
         return tuple(asked)
-    strange = [name for name in table.ranges if name not in tensors]
+    strange = sorted(name for name in table.ranges if name not in tensors)
     if strange:
         raise LoadError(
             f"{table.name}: has ranges of {first_few(strange, NAMES_TOLD_MAX)}, which are no tensors of the graph: it "
