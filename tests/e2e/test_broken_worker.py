@@ -12,6 +12,7 @@ from duly.worker import channel
 from tests import graphs
 from tests.e2e.serving import serving
 from tests.e2e.wire import FAILED, INVALID, ON_TIME, Wire, array, frame
+from tests.lane import lane
 from tests.runtime.scripted import Change, but
 
 

@@ -15,6 +15,7 @@ from duly.v1 import inference_pb2_grpc, server_pb2, server_pb2_grpc
 from tests import graphs
 from tests.e2e.serving import serving
 from tests.e2e.wire import CANCELLED, EXPIRED, ON_TIME, SUPERSEDED, Wire, array, frame
+from tests.lane import lane
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
