@@ -172,3 +172,59 @@ def is_lane(name: str) -> bool:
     if apart and (kind == "cpu" or re.fullmatch(_FURTHER, nth) is None):
         return False
     return any(each.kind == kind and re.fullmatch(each.devices, device) is not None for each in ACCELERATORS)
+
+
+class Meaning(NamedTuple):
+    """What names of lanes mean, for people."""
+
+    lanes: tuple[str, ...]
+    """Names as examples."""
+    means: str
+
+
+MEANINGS = (
+    Meaning(("cpu:0", "cpu:1"), "a worker for each model, on all processors, or on those that `--cpus` gives the lane"),
+    Meaning(("cuda:0", "cuda:1"), "an NVIDIA GPU by the number that CUDA gives it (`CUDA_VISIBLE_DEVICES`)"),
+    Meaning(("tensorrt-rtx:0", "tensorrt-rtx:1"), "the first, the second GPU that the plugin finds"),
+    Meaning(
+        ("openvino:CPU", "openvino:GPU", "openvino:GPU.1", "openvino:NPU"),
+        "a device as OpenVINO names it: the processor, the first GPU, the second one, the NPU",
+    ),
+    Meaning(("webgpu:0",), "the GPU that Vulkan gives first (`VK_DRIVER_FILES`)"),
+    Meaning(("migraphx:0", "migraphx:1"), "an AMD GPU by the number that HIP gives it (`HIP_VISIBLE_DEVICES`)"),
+    Meaning(("qnn:0",), "the first device that the plugin finds"),
+    Meaning(("vitisai:0",), "the device that AMD's build of ONNX Runtime takes"),
+)
+
+
+class Proof(NamedTuple):
+    """What tests have shown of a provider, and where they have run."""
+
+    name: str
+    """What people call it, with how it is had where there are two ways."""
+    where: str
+    """The device that its tests run on; empty: none."""
+    assigned: str
+    """That the nodes which are said to run there do."""
+    fallen: str
+    """That a session which has silently become one of the CPU is caught."""
+    lost: str
+    """That a lost device takes its lane down, that frames are answered, and that the lane comes back."""
+
+
+IN_CI = "in CI"
+LOGIC = "logic only"
+"""The rules are tested, with something made up in the place of the device."""
+NEVER = "cannot happen"
+PROOFS = (
+    Proof("CPU", "processors", IN_CI, "others fall to it", NEVER),
+    Proof("OpenVINO", "its CPU device, on any x86 processor", IN_CI, IN_CI, f"CPU {NEVER}; GPU, NPU {LOGIC}"),
+    Proof("WebGPU", "SwiftShader: Vulkan in software", IN_CI, IN_CI, IN_CI),
+    Proof("OpenVINO, WebGPU as plugins", "", LOGIC, f"{IN_CI}: no device is found", LOGIC),
+    Proof("CUDA", "", LOGIC, LOGIC, LOGIC),
+    Proof("TensorRT", "", LOGIC, LOGIC, LOGIC),
+    Proof("TensorRT-RTX (plugin)", "", LOGIC, LOGIC, LOGIC),
+    Proof("MIGraphX (ROCm)", "", LOGIC, LOGIC, LOGIC),
+    Proof("QNN (plugin), Vitis AI", "", LOGIC, LOGIC, LOGIC),
+)
+"""The README and docs/accelerators.md show it as it is here."""
