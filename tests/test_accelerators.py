@@ -1,8 +1,11 @@
-"""The table of accelerators: names of lanes, and what each asks ONNX Runtime for."""
+"""The table of accelerators: names of lanes, what each asks ONNX Runtime for, and what is told of them."""
+
+import runpy
+from pathlib import Path
 
 import pytest
 
-from duly.accelerators import ACCELERATORS, CUDA, OPENVINO, device_of, is_lane, of_lane, share_device
+from duly.accelerators import ACCELERATORS, CUDA, MEANINGS, OPENVINO, device_of, is_lane, of_lane, share_device
 from duly.models.spec import ModelConfig, Provider
 from duly.worker.plugins import chosen
 from duly.worker.providers import ProviderError, check_available, wanted
@@ -68,3 +71,26 @@ def test_the_device_of_a_plugin() -> None:
     assert chosen("WebGpuExecutionProvider", "0", [{}]) == 0
     with pytest.raises(ProviderError, match="finds 1 devices, counted from 0, and none of number 2"):
         chosen("NvTensorRTRTXExecutionProvider", "2", [{}])
+
+
+ROOT = Path(__file__).parent.parent
+MADE = runpy.run_path(str(ROOT / "docs/list_accelerators.py"))
+
+
+def test_each_kind_of_lane_has_its_meaning() -> None:
+    named = [name for each in MEANINGS for name in each.lanes]
+    assert all(map(is_lane, named))
+    assert {of_lane(name).kind for name in named} == {each.kind for each in ACCELERATORS}
+    assert all(name in MADE["lanes"]() for name in named)
+
+
+def test_the_readme_shows_what_has_run_as_the_table_has_it() -> None:
+    assert MADE["matrix"]() in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_page_is_filled_from_the_table() -> None:
+    page = MADE["PAGE"].read_text("utf-8")
+    assert MADE["filled"](page) == page
+    assert MADE["filled"](page.replace("| `webgpu:…` |", "| `other:…` |")) == page
+    with pytest.raises(SystemExit, match=r"accelerators.md has no place for the table matrix"):
+        MADE["filled"](page.replace("<!-- matrix", "<!-- metrics"))

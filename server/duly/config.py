@@ -96,6 +96,12 @@ def _absolute(folders: tuple[Path, ...]) -> tuple[Path, ...]:
     return folders
 
 
+def _engine_cache(folder: str) -> str:
+    if folder not in ("auto", "off") and (not Path(folder).is_absolute() or Path(folder) == Path("/")):
+        raise ValueError("should be the absolute path of a folder, auto or off")
+    return folder
+
+
 def _digests(digests: tuple[str, ...]) -> tuple[str, ...]:
     if not all(_SHA256.fullmatch(digest) for digest in digests):
         raise ValueError("should be SHA-256 digests, 64 hexadecimal digits each, as sha256sum prints them")
@@ -332,7 +338,22 @@ class ServerConfig(BaseModel):
     """Memory of each device that all models on its lanes may have there together, as measured when they are warm; 0:
     what the device has, less what others have of it."""
     cache_folders: Annotated[tuple[Path, ...], BeforeValidator(_split_commas), AfterValidator(_absolute)] = ()
-    """Folders that workers may write to, for providers that keep a cache (TensorRT, OpenVINO)."""
+    """Folders that workers may write to, for providers that keep a cache of their own, where options in model.toml name
+    it; what engine_cache keeps needs none."""
+    engine_cache: Annotated[str, AfterValidator(_engine_cache)] = "auto"
+    """Folder where what providers compile is kept (engines of TensorRT, OpenVINO and others), with an absolute path;
+    auto: one in the user's folder for caches; off: they compile at every load."""
+    engine_cache_bytes_max: Annotated[
+        int,
+        Field(ge=1 << 20, le=2**50),
+        Limit("engines that were not used for longest are removed", "duly_engines_total"),
+    ] = 20 << 30
+    """What kept engines may take on the disk."""
+    engine_build_timeout_s: Annotated[
+        Seconds, Limit("the worker is killed and the version FAILED", "duly_version_state")
+    ] = 14_400.0
+    """How long a worker may compile engines when it loads a model; load_timeout_s does not count meanwhile. One that
+    computes nothing for five minutes is killed sooner."""
     libraries_sha256: Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_digests)] = ()
     """SHA-256 of the shared libraries that models may name, such as plugin providers; others are not loaded."""
     manifests: Literal["off", "check", "require", "signed", "model-signing"] = "check"

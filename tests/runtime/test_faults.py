@@ -105,7 +105,7 @@ def places(bench: Bench) -> list[tuple[Any, str]]:
         (bench.metrics, "batch"),
         (bench.metrics, "outcome"),
         (bench.metrics, "worker_restarted"),
-        *((worker, "run") for worker in workers),
+        *((worker, name) for worker in workers for name in ("run", "stage")),
     ]
 
 
@@ -154,11 +154,14 @@ async def act(bench: Bench, rng: random.Random) -> None:
     await bench.turn(rng.randint(0, 5))
 
 
+@pytest.mark.parametrize("lane", [LANE, "cuda:0"])
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_the_law_under_faults(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_the_law_under_faults(monkeypatch: pytest.MonkeyPatch, seed: int, lane: str) -> None:
+    """On the lane of a GPU frames are brought there ahead."""
+
     async def story() -> None:
         rng = random.Random(seed)
-        bench = Bench(monkeypatch)
+        bench = Bench(monkeypatch, lane)
         await bench.start()
         everyone = [bench.open(), bench.open("n/1")]
         for _ in range(rng.randint(5, 40)):

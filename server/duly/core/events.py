@@ -283,4 +283,21 @@ class AdviseStream:
     period_ns: int = 0
 
 
+# ---- what may come next ----
+
+
+@dataclass(slots=True)
+class Foreseen:
+    """What a lane that is busy would run next if nothing happened until it is free. It is a hint, so that the host may
+    prepare the batch, and says nothing of what will be dispatched.
+    """
+
+    lane: str
+    model: str
+    variant: str
+    frames: list[Frame]
+    full: bool
+    """Whether there is no room for more frames; else those that come now may join it."""
+
+
 Action = DispatchBatch | WarmLane | ReadApart | ResolveFrame | AdviseStream

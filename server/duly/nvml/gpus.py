@@ -63,6 +63,12 @@ def devices_of_lanes(lanes: Sequence[str], devices: Sequence[str]) -> dict[str, 
     return found
 
 
+def whole_gpus(nvml: ModuleType) -> list[Gpu]:
+    """Returns all GPUs, none divided, in NVML's order. Raises NVMLError where it cannot say."""
+    handles = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(int(nvml.nvmlDeviceGetCount()))]
+    return [Gpu(handle, handle, f"gpu-{number}", _WHOLE, _WHOLE) for number, handle in enumerate(handles)]
+
+
 def find_gpu(nvml: ModuleType, device: str) -> Gpu:
     """Returns the GPU with that UUID, or the part. Raises NVMLError where it is not there or does not answer."""
     try:

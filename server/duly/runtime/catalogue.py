@@ -86,6 +86,15 @@ class LoadedVersion:
         return "; ".join(filter(None, (self.error, limited)))
 
     @property
+    def progress(self) -> str:
+        """What the workers that load it do, for people; empty: nothing that takes long is known."""
+        busy = [worker for worker in self.starting if worker.progress.doing]
+        if not busy:
+            return ""
+        now_s = asyncio.get_running_loop().time()
+        return "; ".join(sorted(f"{worker.progress.told(now_s)} ({worker.lane})" for worker in busy))
+
+    @property
     def failure(self) -> str:
         """Why no frame can be served now; empty: one can, or as far as is known soon will."""
         return self.error if self.state is VersionState.FAILED or not self.workers else ""
@@ -226,6 +235,8 @@ class Catalogue:
             )
         failed = loaded or (known[0] if known else None)
         error = failed.error if failed is not None else self.problems[name]
+        if not error and failed is not None:
+            error = f"it is being loaded{f': {failed.progress}' if failed.progress else ''}"
         raise ModelError("MODEL_NOT_READY", f"model {name!r} is not ready: {error or 'it is being loaded'}")
 
     def current(self, loaded: LoadedVersion) -> LoadedVersion | None:

@@ -82,8 +82,7 @@ class Devices:
 
 def on_host(lane: str) -> bool:
     """Whether what runs on the lane lies in the memory of the machine alone."""
-    device = lane.partition("/")[0]  # of several lanes there, too
-    return device.partition(":")[0] in _HOST_LANES or device in _HOST_LANES
+    return lane.partition(":")[0] in _HOST_LANES or lane.partition("/")[0] in _HOST_LANES
 
 
 def host_memory() -> DeviceMemory | None:

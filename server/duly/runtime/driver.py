@@ -53,6 +53,7 @@ from duly.runtime.hand_over import HandOver
 from duly.runtime.held_frames import HeldFrame, HeldFrames, InputData
 from duly.runtime.outcome import BatchRun, Outcome, Sink, Tap
 from duly.runtime.recorder import Recorder, SafeRecorder
+from duly.runtime.staging import Staging
 from duly.runtime.worker_port import BatchResult, LaneWorker, NoRoom
 
 _log = structlog.get_logger("duly.driver")
@@ -105,6 +106,13 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._awake = Awake(clock) if stay_awake else None
         self._workers: dict[tuple[str, str], LaneWorker] = {}
+        self._staging = Staging(
+            lambda lane: self.scheduler.foresee(lane, clock()),
+            self._workers,
+            self.held,
+            self.read_apart.__contains__,
+            clock,
+        )
         self._delivery = Delivery(metrics, self.held, self._close_soon, unheard)
         self._runs: dict[int, BatchRun] = {}
         self._hand_overs: dict[int, HandOver] = {}
@@ -196,6 +204,7 @@ class Driver:
 
     def add_worker(self, worker: LaneWorker) -> None:
         self._workers[worker.model, worker.lane] = worker
+        self._staging.add(worker)
         if self._awake is not None:
             worker.rouse()
 
@@ -367,6 +376,7 @@ class Driver:
         if self._arrivals:
             frames, self._arrivals = self._arrivals, []
             self._step(FramesArrived(frames), None)
+            self._staging.changed()
 
     def _step(self, event: Event, result: BatchResult | None) -> None:
         if self._arrivals:
@@ -448,6 +458,7 @@ class Driver:
                 for frame in action.frames if hand_over is not None else ():
                     if frame.stream_id not in self._delivery.sinks:  # it has closed while the state was on its way
                         worker.forget(frame.stream_id)
+                self._staging.began(action)
                 if self._awake is not None:
                     self._stay_awake_for(self._awake, worker, action)
                 return
@@ -517,6 +528,7 @@ class Driver:
         self._hand_overs.clear()
         self._warming.clear()
         self._arrivals.clear()
+        self._staging.stop_all()
         now_ns = self.clock()
         for held in self.held.all():
             # What is the server's own has no run then: its version has not failed on it.

@@ -22,6 +22,7 @@ from duly.nvml.recovery import PAUSE_NS_MIN
 from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
 from duly.runtime.device_memory import on_host
 from duly.runtime.driver import Driver
+from duly.runtime.engines import Engines
 from duly.runtime.load_answers import Ready
 from duly.runtime.placement import Claim, NoPlace, Placement
 from duly.runtime.process_state import process_state
@@ -30,7 +31,13 @@ from duly.runtime.realtime import RealTime
 from duly.runtime.tasks import watch_over
 from duly.runtime.worker_groups import WorkerGroups
 from duly.runtime.worker_launch import Place, start_worker, too_slow
-from duly.runtime.worker_process import MemoryFull, OtherContents, Worker, WorkerError
+from duly.runtime.worker_process import (
+    BUILD_TIMEOUT_SECONDS,
+    MemoryFull,
+    OtherContents,
+    Worker,
+    WorkerError,
+)
 
 _log = structlog.get_logger("duly.models")
 
@@ -70,6 +77,10 @@ class Supervisor:
         """What makes control groups for workers; None: they have none of their own."""
         self.cpus: Mapping[str, frozenset[int]] = {}
         """The processors that lanes have for themselves, by the lane."""
+        self.engines: Engines | None = None
+        """What keeps what providers compile; None: nothing is kept."""
+        self.build_timeout_s = BUILD_TIMEOUT_SECONDS
+        """How long engines may be compiled."""
         self.realtime: RealTime | None = None
         """What makes workers urgent; None: they are ordinary."""
         self.placement: Placement | None = None
@@ -262,22 +273,38 @@ class Supervisor:
         place = Place(self.cpus.get(lane, frozenset()), self.realtime is not None, shares, room_bytes)
         threads = self._threads or len(place.cpus)
         try:
+            engines = self.engines.begin(loaded.key, lane, loaded.version.config) if self.engines is not None else None
             worker = start_worker(
-                loaded.version, lane, threads, limits, ran, ended, expected, self._trust, background, group, place=place
+                loaded.version,
+                lane,
+                threads,
+                limits,
+                ran,
+                ended,
+                expected,
+                self._trust,
+                background,
+                group,
+                place=place,
+                engines=engines,
             )
         except BaseException:
             if claim is not None and self.placement is not None:
                 self.placement.gone(claim)
             raise
+        worker.on_progress = self._catalogue.notify
         self._processes.add(worker)
         if claim is not None:
             claim.pid = worker.pid
             self._claims[worker] = claim
         loaded.starting.add(worker)
         try:
-            ready = await worker.ready(timeout_s, timeout_name)
+            ready = await worker.ready(timeout_s, timeout_name, self.build_timeout_s)
             if claim is not None and self.placement is not None:
                 await self.placement.warm(claim)
+            if engines is not None and self.engines is not None:
+                await engines.keep()
+                self.engines.serves(engines)
             await worker.hold_memory(self._trust.worker_memory_bytes_max if self._trust else 0)
             if worker.ended:
                 raise WorkerError("its worker process ended as soon as it was ready")
@@ -290,6 +317,8 @@ class Supervisor:
             says = await self.placement.says(lane) if self.placement is not None else ""
             raise WorkerError("; ".join(filter(None, (str(error), says, self._more_memory(lane))))) from None
         except BaseException:
+            if engines is not None and worker.crashed:
+                await engines.distrust()
             await self._end(worker)
             raise
         finally:

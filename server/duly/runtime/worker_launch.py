@@ -14,6 +14,7 @@ from duly.models.repository import ModelVersion, notes_of_labels
 from duly.models.sizes import SizeLimits
 from duly.models.trust import Trust
 from duly.mps import client_variables
+from duly.runtime.engines import Engines, WorkerEngines
 from duly.runtime.load_answers import Ready
 from duly.runtime.worker_command import worker_environment
 from duly.runtime.worker_groups import WorkerGroup
@@ -55,19 +56,22 @@ def start_worker(
     group: WorkerGroup | None = None,
     checked: bool = True,
     place: Place = ORDINARY,
+    engines: WorkerEngines | None = None,
 ) -> Worker:
     """Starts a worker that loads all variants of the version. `limits`: what a frame may have on this server. `Worker`
     explains the callbacks and `expected`. `trust`: what the worker may do; None: as without settings. `background`:
     whether it may take its time, as others serve meanwhile. `group`: its control group, which ends with it. `checked`:
-    whether the first worker of a version runs its check samples. `place`: where it runs, and how.
+    whether the first worker of a version runs its check samples. `place`: where it runs, and how. `engines`: where it
+    finds what is compiled for it; None: nothing is kept.
 
     Raises WorkerError where the system has no room for the process.
     """
     worker = Worker(version.key, lane, version.config.variant_names, on_batch, on_end, expected)
-    worker.group = group
+    worker.group, worker.engines = group, engines
     asked: dict[str, Any] = {"limits": limits.model_dump(), "background": background}
     asked["checks"] = checked and expected is None
     asked["group"] = str(group.folder) if group is not None else ""
+    asked["engines"] = str(engines.folder) if engines is not None else ""
     asked["cpus"], asked["realtime"] = sorted(place.cpus), place.realtime
     stated = version.config.device_memory_bytes_max, (trust or Trust()).worker_device_memory_bytes_max
     bound_bytes = min(filter(None, stated), default=0)
@@ -179,20 +183,32 @@ async def check_version(
     limits: SizeLimits,
     load_timeout_s: float,
     trust: Trust | None = None,
+    engines: Engines | None = None,
 ) -> CheckedModel:
     """Loads and warms a version in one worker after another, one for each lane, which must find the same.
 
-    `load_timeout_s`: for one worker.
+    `load_timeout_s`: for one worker. `engines`: what keeps what providers compile; None: nothing does.
     """
     notes: tuple[str, ...] = ()
     expected: Fingerprint | None = None
     for lane in lanes:
         try:
+            own = engines.begin(version.key, lane, version.config) if engines is not None else None
             worker = start_worker(
-                version, lane, threads, limits, lambda batch_id, result: None, lambda worker: None, expected, trust
+                version,
+                lane,
+                threads,
+                limits,
+                lambda batch_id, result: None,
+                lambda worker: None,
+                expected,
+                trust,
+                engines=own,
             )
             try:
                 ready = await worker.ready(load_timeout_s)
+                if own is not None:
+                    await own.keep()
                 if slow := too_slow(version, ready):
                     return CheckedModel(version.key, slow)
                 notes = (*ready.notes, *notes_of_labels(version, ready.signature))

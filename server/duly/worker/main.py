@@ -18,13 +18,14 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from duly.die_with_parent import die_with_parent, leave_signals_to_server
 from duly.realtime import memory
 from duly.realtime.scheduling import WARNED_US
 from duly.worker import channel, handed_state, shared_frames
 from duly.worker.background import fits, in_background, step_back
-from duly.worker.die_with_parent import die_with_parent, leave_signals_to_server
 from duly.worker.errors import BackendError, DeviceFull, DeviceLost, LoadError, LoadFull, RunError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _serve(connection: socket.socket) -> int:
-    message, _ = channel.receive_text(connection)
+    message, fds = channel.receive_text(connection)
     if not message or channel.kind_of(message) != channel.LOAD:
         return 0
     _, body = channel.decode_text(message)
@@ -69,7 +70,7 @@ def _serve(connection: socket.socket) -> int:
             step_back()  # for good, with all threads that it will have
         confine_for, load = apart(partial(_import, bool(body.get("reads"))))
         confine_for(body)
-        loaded = apart(partial(_load, partial(load, body, partial(_report, connection))))
+        loaded = apart(partial(_load, partial(load, body, partial(_report, connection), ToServer(connection))))
         if body.get("realtime"):
             _stay_in_time(body["model"])
     except (LoadError, BackendError) as error:
@@ -89,6 +90,11 @@ def _serve(connection: socket.socket) -> int:
         reason = f"{body['model']}: the worker failed while loading it: {type(error).__name__}; see the server's log"
         connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": reason}))
         return 1
+    ahead = [socket.socket(fileno=fd) for fd in fds]
+    if loaded.copies is not None and ahead:
+        Thread(target=loaded.copies.copy_ahead, args=(ahead.pop(),), daemon=True).start()
+    for unused in ahead:
+        unused.close()  # so that the server is told that nothing is copied ahead
     channel.send_text(connection, channel.READY, loaded.ready, [loaded.region.fd])
     buffer = memoryview(bytearray(channel.MESSAGE_BYTES_MAX))
     inputs = len(loaded.ready["signature"]["inputs"])
@@ -137,6 +143,27 @@ def _serve(connection: socket.socket) -> int:
     return 0
 
 
+class ToServer:
+    """The way to the server while the model is loaded (`engines.Link`)."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._told = 0
+
+    def ask(self, body: dict[str, Any]) -> dict[str, Any]:
+        channel.send_text(self._connection, channel.ENGINE, body)
+        message, _ = channel.receive_text(self._connection)
+        if not message or channel.kind_of(message) != channel.ENGINE:
+            raise BrokenPipeError  # the server is gone, or wants it to stop
+        return channel.decode_text(message)[1]
+
+    def tell(self, doing: str, builds: bool = False, expected_s: float = 0.0) -> None:
+        self._told += 1
+        if self._told <= channel.PROGRESS_MAX:
+            body = {"doing": doing, "builds": builds, "expected_s": expected_s}
+            channel.send_text(self._connection, channel.PROGRESS, body)
+
+
 def _join_group(folder: str) -> None:
     """Puts this process into the control group of that folder, before anything is read; empty: it has none. A worker
     that cannot goes on without, and the server says so.
@@ -179,14 +206,17 @@ def _here(work: Callable[[], _Result]) -> _Result:
     return work()
 
 
-def _import(reads: bool) -> "tuple[Callable[[dict[str, Any]], None], Callable[[dict[str, Any], Report], Loaded]]":
+def _import(
+    reads: bool,
+) -> "tuple[Callable[[dict[str, Any]], None], Callable[[dict[str, Any], Report, ToServer], Loaded]]":
     # These imports are not at the top so that the server learns about a missing library, and as they take long.
     from duly.worker.confine import confine_for
 
     if reads:
-        from duly.worker.read_apart import load_reader as load
-    else:
-        from duly.worker.load_model import load
+        from duly.worker.read_apart import load_reader
+
+        return confine_for, lambda body, report, server: load_reader(body, report)  # it compiles nothing
+    from duly.worker.load_model import load
 
     return confine_for, load
 

@@ -5,6 +5,7 @@ works with the CPU as its device, and in that form the copies, addresses and gra
 has not run on a GPU yet.
 """
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -16,8 +17,12 @@ import numpy as np
 
 from duly.accelerators import CPU, CUDA, TENSORRT, device_of, of_provider
 from duly.models.spec import ModelConfig, Provider
+from duly.worker.batch_axes import Placed
+from duly.worker.calibration import Table
+from duly.worker.channel import SLOTS
 from duly.worker.device_errors import is_full, run_error
 from duly.worker.dtypes import BFLOAT16, DTYPES, Array
+from duly.worker.engines import Engines, NoLink
 from duly.worker.errors import LoadError, LoadFull
 from duly.worker.graph import Graph, GraphTensor
 from duly.worker.libraries import shown
@@ -49,6 +54,10 @@ _DATATYPES |= {
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
 
+def onnxruntime_version() -> str:
+    return str(onnxruntime.__version__)
+
+
 class OrtSession:
     """One variant of a model on one lane. All calls come from one thread, because a CUDA session that is run from
     changing threads grows by gigabytes (microsoft/onnxruntime#29351).
@@ -64,10 +73,13 @@ class OrtSession:
         threads: int,
         device_memory_bytes_max: int = 0,
         stream_class: str = "",
+        engines: Engines | None = None,
+        table: Table | None = None,
     ) -> None:
         """Loads `file`, which errors call `name`. `threads`: intra-op threads; 0: ONNX Runtime chooses.
         `device_memory_bytes_max`: what it may take of a GPU's memory; 0: what there is. `stream_class`: by which it has
-        a priority on a GPU of CUDA that it shares; empty: none.
+        a priority on a GPU of CUDA that it shares; empty: none. `engines`: what providers compile at load; None: nobody
+        keeps it. `table`: ranges for 8 bits.
 
         Raises:
             LoadError: the file cannot be loaded, or a provider that is asked for does not run it. It is LoadFull where
@@ -85,22 +97,29 @@ class OrtSession:
             if stream_class and asked[0].name in (CUDA, TENSORRT):
                 onnxruntime.preload_dlls()
                 self._stream = priority_stream(int(device_of(lane)), stream_class)
-                asked = asked if self._stream is None else self._stream.given_to(asked)
-            options = _options(config, threads)
-            _hand_over(file, options)
-            self._session = _open(file.data, options, asked, model_folder, plugins, device_of(lane))
+
+            def opened(asked: Sequence[Provider]) -> Any:
+                options = _options(config, threads)
+                _hand_over(file, options)
+                # Engines do not depend on the stream, so it comes in behind what they are known by.
+                given = asked if self._stream is None else self._stream.given_to(asked)
+                return _open(file.data, options, given, model_folder, plugins, device_of(lane))
+
+            engines = engines or Engines(NoLink(), lane, onnxruntime.__version__, threads)
+            self._session = engines.open(asked, file, table, config, opened)
             assigned = _assigned(self._session)
-            self.providers = check_used(asked, self._session.get_providers(), assigned)
+            self.providers = check_used(asked, self._session.get_providers(), assigned, _memories(self._session))
             self.operators = frozenset(node.op_type for nodes in assigned.values() for node in nodes)
         except ProviderError as error:
             raise LoadError(f"{toml if config.providers else name}: {_asker(config, lane)}: {error}") from error
+        except LoadError:
+            raise
         except Exception as error:
             if is_full(str(error)):
                 of_device = asked[0].name != CPU
                 raise LoadFull(f"{name}: {full_reason(str(error), of_device)}") from error
-            reason = load_reason(str(error), file.path)
-            where = "" if asked[0].name == CPU else f"{_asker(config, lane)}: {asked[0].name}: "
-            raise LoadError(f"{name}: {where}{reason}") from error
+            provider = "" if asked[0].name == CPU else f"{_asker(config, lane)}: {asked[0].name}: "
+            raise LoadError(f"{name}: {load_reason(str(error), file.path, provider)}") from error
         self.graph = Graph(_tensors(self._session.get_inputs()), _tensors(self._session.get_outputs()))
         self._halves = _halves(self.graph.inputs) | _halves(self.graph.outputs)
         self._run_options = _run_options(_NO_GRAPH)
@@ -109,6 +128,8 @@ class OrtSession:
         if row is not None and row.memory:
             self._device = Device(row.memory, int(asked[0].options.get(row.device_option, 0)), config.cuda_graph)
         rows = [of_provider(provider.name) for provider in asked]
+        self.by_shape = next((each.provider for each in rows if each is not None and each.by_shape), "")
+        """The provider that compiles for shapes, so that only sizes that were warmed may run; empty: none does."""
         self._binds_anew = self._device is None and not all(each is not None and each.reads_host for each in rows)
 
     @property
@@ -119,11 +140,24 @@ class OrtSession:
         """
         return None if self._device is None else self._device.index
 
-    def bind(self, size: int, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> "Binding":
-        """Binds a batch of `size` frames to host arrays that stay where they are. An output of None has any shape."""
-        bound = Binding(self._session, size, inputs, outputs, self._device, self._halves, self._binds_anew)
+    def bind(
+        self,
+        size: int,
+        inputs: Mapping[str, Array],
+        outputs: Mapping[str, Array | None],
+        placed: Placed | None = None,
+    ) -> "Binding":
+        """Binds a batch of `size` frames to host arrays that stay where they are. An output of None has any shape.
+        `placed`: the inputs that will be on the device when the batch runs.
+        """
+        bound = Binding(self._session, size, inputs, outputs, self._device, self._halves, self._binds_anew, placed)
         bound.stream = self._stream
         return bound
+
+    def make_room(self, like: Array) -> int:
+        """Returns the address of room on the device for as much as the array has, for as long as the session lives."""
+        assert self._device is not None
+        return self._device.room(like)
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Runs a batch whose shapes may be new.
@@ -164,14 +198,19 @@ class Binding:
         device: "Device | None",
         halves: Set[str] = frozenset(),
         binds_anew: bool = False,
+        placed: Placed | None = None,
     ) -> None:
         """`halves`: the tensors of BF16, which lie in the host's memory on every device. `binds_anew`: whether inputs
-        are bound for each run, as binding is what copies them to the device.
+        are bound for each run, as binding is what copies them to the device. `placed`: the inputs that somebody else
+        copies there.
         """
         self._session = session
         self.stream: PriorityStream | None = None
         """What it runs on, where that is none of ONNX Runtime's own."""
         self._binding = session.io_binding()
+        # It gives memory of the device back through the session, and would end the process where that is gone already:
+        # whatever order objects are freed in, the session itself is held by what it has to outlive.
+        self._binding.session = session._sess
         self._of_any_shape = [
             (name, position, _reader(name in halves))
             for position, (name, array) in enumerate(outputs.items())
@@ -180,10 +219,17 @@ class Binding:
         self._bound_anew: list[tuple[str, Any]] = []
         self._uploads: list[tuple[Any, Array]] = []
         self._downloads: list[tuple[Any, Array]] = []
-        # One captured graph for each batch size; replay ignores the binding and uses the captured addresses.
-        self.graph_id = size if device is not None and device.graphs else _NO_GRAPH
+        # One captured graph for each batch size, and for each slot where inputs of both lie on the device: replay
+        # ignores the binding and uses the captured addresses.
+        graph_id = size * SLOTS + (0 if placed is None else placed.slot)
+        self.graph_id = graph_id if device is not None and device.graphs else _NO_GRAPH
         self._options = _run_options(self.graph_id)
         for name, array in inputs.items():
+            address = None if placed is None else placed.addresses.get(name)
+            if device is not None and address is not None:
+                kind, index = device.kind, device.index
+                self._binding.bind_input(name, kind, index, array.dtype.type, list(array.shape), address)
+                continue
             if device is None or name in halves:
                 value = _value(array)
             else:
@@ -231,24 +277,33 @@ class Binding:
 
 
 class Device:
-    """The device of a lane, with tensors at fixed addresses, one for each batch size and graph tensor.
+    """The device of a lane, with tensors at fixed addresses, one for each batch size and graph tensor, which both slots
+    of the region use for what is copied within the run.
 
-    With `graphs`, outputs stay on the device too and are copied from it: a CUDA graph holds its addresses for good, so
-    both slots of the region must use the same ones.
+    With `graphs`, outputs stay on the device too and are copied from it: a CUDA graph holds its addresses for good.
     """
 
     def __init__(self, kind: str, index: int, graphs: bool) -> None:
         self.graphs = graphs
         self.index = index
-        self._kind = kind
+        self.kind = kind
         self._values: dict[tuple[int, str], Any] = {}
+        self._rooms: list[Any] = []
 
     def value(self, size: int, name: str, like: Array) -> Any:
         if (size, name) not in self._values:
-            self._values[size, name] = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
-                list(like.shape), like.dtype.type, self._kind, self.index
-            )
+            self._values[size, name] = self._allocate(like)
         return self._values[size, name]
+
+    def room(self, like: Array) -> int:
+        """Returns the address of room for as much as the array has, which stays."""
+        self._rooms.append(self._allocate(like))
+        address: int = self._rooms[-1].data_ptr()
+        return address
+
+    def _allocate(self, like: Array) -> Any:
+        shape = list(like.shape)
+        return onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, like.dtype.type, self.kind, self.index)
 
 
 def _value(array: Array) -> Any:
@@ -397,8 +452,45 @@ def _assigned(session: Any) -> dict[str, list[Node]]:
     return assigned
 
 
+def _memories(session: Any) -> set[str]:
+    """What ONNX Runtime calls the memories that inputs are taken from and outputs are given to."""
+    return {info.name for info in (*session.get_input_memory_infos(), *session.get_output_memory_infos())}
+
+
 def _tensors(arguments: Sequence[Any]) -> dict[str, GraphTensor]:
     return {
         argument.name: GraphTensor(argument.name, _DATATYPES.get(argument.type, argument.type), tuple(argument.shape))
         for argument in arguments
     }
+
+
+# ---- what there is, for who asks without a model ----
+
+
+def release() -> tuple[str, list[str], Path]:
+    """Returns the version of ONNX Runtime, the providers that it has built in, and the folder of their libraries."""
+    return onnxruntime.__version__, list(onnxruntime.get_available_providers()), Path(onnxruntime.capi.__path__[0])
+
+
+def find_libraries() -> None:
+    """Loads CUDA and cuDNN as pip installs them, which are on no search path; what is not there is left out."""
+    if CUDA in onnxruntime.get_available_providers():
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # it prints what it does not find
+            onnxruntime.preload_dlls()
+
+
+def openvino_devices() -> list[str]:
+    """Returns the devices that a built-in OpenVINO finds, by its own names."""
+    return [str(name) for name in onnxruntime.capi._pybind_state.get_available_openvino_device_ids()]
+
+
+def plugin_devices(provider: str, library: Path) -> list[str]:
+    """Returns the devices that a plugin finds, in words. Raises ProviderError where it finds none, or does not load."""
+    row = of_provider(provider)
+    found = _plugin_devices(provider, library, row.plugin if row is not None else library.name)
+    return [
+        dict(each.ep_metadata).get("ov_device")
+        or dict(each.device.metadata).get("Description")
+        or f"{each.device.vendor} {each.device.type.name}"
+        for each in found
+    ]

@@ -5,7 +5,7 @@ with a line in the log. Here a provider that was asked for and is not used is an
 Runtime, because what a session says about itself comes in as plain data.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from duly.accelerators import ACCELERATORS, CPU, CUDA, Accelerator, device_of, of_lane, of_provider
@@ -27,6 +27,9 @@ _SHAPE_OPS = frozenset({
 # fmt: on
 """Operators that compute shapes. ONNX Runtime keeps them on the CPU, whatever is asked for, since a shape is needed on
 the host (`GetCpuPreferredNodes`)."""
+
+_HOST_MEMORIES = frozenset({"Cpu", "CpuPinned", "CudaPinned", "HipPinned", "MIGraphXPinned"})
+"""What ONNX Runtime calls memory of the host; all other names are of a device's."""
 
 
 class ProviderError(Exception):
@@ -100,14 +103,23 @@ def _remedy(name: str, available: Sequence[str]) -> str:
 
 
 def check_used(
-    asked: Sequence[Provider], registered: Sequence[str], assigned: Mapping[str, Sequence[Node]]
+    asked: Sequence[Provider],
+    registered: Sequence[str],
+    assigned: Mapping[str, Sequence[Node]],
+    memories: Collection[str] = (),
 ) -> tuple[str, ...]:
     """Returns the providers that run nodes, in order of preference.
+
+    A provider that wants pictures in the order NHWC (WebGPU's; CUDA's where prefer_nhwc is set) has its nodes assigned
+    before ONNX Runtime begins to write them down, up to 1.32: of those it names only what the change of order adds,
+    while all that is left to the CPU is named. That the provider runs nodes then shows in the memory of its device.
 
     Args:
         asked: what the model asked for.
         registered: the providers that the session says it has.
         assigned: the nodes that the session assigned to each provider.
+        memories: what ONNX Runtime calls the memories from which the session takes inputs and to which it gives
+            outputs.
 
     Raises:
         ProviderError: a provider could not start or runs no node, or nodes fell to a CPU that nobody asked for.
@@ -117,10 +129,14 @@ def check_used(
         if name not in registered:
             raise ProviderError(f"{name} could not start here; the session has {', '.join(registered)} only")
     on_cpu = assigned.get(CPU, ())
-    if not any(assigned.values()):
+    runs = {name for name, nodes in assigned.items() if nodes}
+    if not runs:
         return tuple(names)  # the graph computes nothing, which is no provider's fault
+    devices = {name for name in names if name != CPU}
+    if len(devices) == 1 and any(memory not in _HOST_MEMORIES for memory in memories):
+        runs |= devices
     for place, name in enumerate(names):
-        if not assigned.get(name) and (place == 0 or name != CPU):
+        if name not in runs and (place == 0 or name != CPU):
             others = "; ".join(f"{other} runs {_named(nodes)}" for other, nodes in assigned.items() if nodes)
             raise ProviderError(f"{name} was asked for and runs no node of the graph: {others}; take it out")
     if CPU not in names:
@@ -130,8 +146,8 @@ def check_used(
                 f"{', '.join(names)} can't run all of the graph: {_named(fallen)} fell to the CPU; "
                 f"add {CPU} to providers to allow that"
             )
-    used = [name for name in names if assigned.get(name)]
-    return tuple(used + [name for name in assigned if assigned[name] and name not in used])
+    used = [name for name in names if name in runs]
+    return tuple(used + [name for name in assigned if name in runs and name not in used])
 
 
 def warm_after_ns(used: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 Before the model serves, every batch size is run and measured. When its lane has been idle, a single frame is run.
 """
 
+from collections.abc import Callable
 from math import prod
 from time import monotonic_ns, thread_time_ns
 
@@ -104,18 +105,25 @@ class Samples:
 
 
 def profile(
-    model: Model, samples: Samples, sizes: tuple[int, ...], runs: int, own_time: bool = False
+    model: Model,
+    samples: Samples,
+    sizes: tuple[int, ...],
+    runs: int,
+    own_time: bool = False,
+    begins: Callable[[int, int, int], None] = lambda size, nth, sizes: None,
 ) -> dict[int, list[int]]:
     """Measures up to `runs` runs of every batch size. Returns their times in nanoseconds, by size.
 
     `own_time`: whether only the time counts in which this thread ran. A load in the background is interrupted by
-    everything else, as a batch that serves is not. It is for models that run on one thread.
+    everything else, as a batch that serves is not. It is for models that run on one thread. `begins(size, nth, sizes)`
+    is told of each size before it runs.
 
     Raises:
         LoadError: a batch cannot be run; the message says which size it has and why.
     """
     times: dict[int, list[int]] = {}
-    for size in sizes:
+    for nth, size in enumerate(sizes, start=1):
+        begins(size, nth, len(sizes))
         frames, *_ = [samples.put(slot, size) for slot in range(SLOTS)]
         for slot in range(UNTIMED_RUNS):
             _run(model, Run(0, slot % SLOTS, frames))

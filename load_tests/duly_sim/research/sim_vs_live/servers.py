@@ -24,6 +24,7 @@ import onnx
 from duly.app import App, StartError
 from duly.config import ServerConfig
 from duly.core.events import DispatchBatch, ModelGone, ModelReady, WarmLane
+from duly.core.types import Frame
 from duly.models.sizes import SizeLimits
 from duly.runtime.catalogue import LoadedVersion
 from duly.runtime.driver import Driver
@@ -88,6 +89,13 @@ class SleepingLane:
 
     def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]], last: frozenset[int]) -> bool:
         return self._worker.run(action, payloads, last) and self._sleep(action, len(action.frames))
+
+    @property
+    def stages(self) -> bool:
+        return self._worker.stages
+
+    def stage(self, frames: Sequence[Frame], payloads: Sequence[Sequence[InputData]], bytes_max: int) -> bool:
+        return self._worker.stage(frames, payloads, bytes_max)
 
     def warm(self, action: WarmLane) -> bool:
         return self._worker.warm(action) and self._sleep(action, 1)
