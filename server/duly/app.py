@@ -119,6 +119,7 @@ class App:
             fatal=self._fatal,
             unheard=verdicts.unheard,
             stay_awake=config.wake_ahead or config.realtime,
+            copy_ahead=config.copy_ahead,
         )
         self.catalogue = Catalogue(config.lanes or default_lanes())
         self._supervisor = Supervisor(

@@ -81,10 +81,12 @@ class Driver:
         unheard: Callable[[int, Outcome], None] = lambda now_ns, outcome: None,
         *,
         stay_awake: bool = False,
+        copy_ahead: bool = True,
     ) -> None:
         """`clock` gives nanoseconds that never go back. `fatal(reason)` is called when the process should drain and
         end, `unheard(now_ns, outcome)` for each outcome of a stream that has closed, which nobody else hears of.
-        `stay_awake`: whether nothing sleeps while something is about to happen (`awake`).
+        `stay_awake`: whether nothing sleeps while something is about to happen (`awake`). `copy_ahead`: whether frames
+        are brought to their lanes before their batches begin (`staging`).
         """
         self.scheduler = Scheduler()
         self.held = HeldFrames(payload_bytes_max)
@@ -106,12 +108,14 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._awake = Awake(clock) if stay_awake else None
         self._workers: dict[tuple[str, str], LaneWorker] = {}
+        self._copy_ahead = copy_ahead
         self._staging = Staging(
             lambda lane: self.scheduler.foresee(lane, clock()),
             self._workers,
             self.held,
             self.read_apart.__contains__,
             clock,
+            metrics,
         )
         self._delivery = Delivery(metrics, self.held, self._close_soon, unheard)
         self._runs: dict[int, BatchRun] = {}
@@ -204,7 +208,8 @@ class Driver:
 
     def add_worker(self, worker: LaneWorker) -> None:
         self._workers[worker.model, worker.lane] = worker
-        self._staging.add(worker)
+        if self._copy_ahead:
+            self._staging.add(worker)
         if self._awake is not None:
             worker.rouse()
 
@@ -458,7 +463,7 @@ class Driver:
                 for frame in action.frames if hand_over is not None else ():
                     if frame.stream_id not in self._delivery.sinks:  # it has closed while the state was on its way
                         worker.forget(frame.stream_id)
-                self._staging.began(action)
+                self._staging.began(action, worker)
                 if self._awake is not None:
                     self._stay_awake_for(self._awake, worker, action)
                 return
