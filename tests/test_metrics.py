@@ -14,24 +14,34 @@ from duly.core.types import OutcomeStatus, StreamClass
 from duly.metric_families import Families
 from duly.metrics import Gauges, LearningCounts, Metrics, SamplingCounts, Tally
 from duly.metrics_server import MetricsError, serve_metrics
+from duly.nvml.figures import Figures
 
 MS = 1_000_000
 CRITICAL, STANDARD = StreamClass.CRITICAL, StreamClass.STANDARD
 SERIES = {
     "duly_age_of_information_seconds",
     "duly_batch_size",
+    "duly_batch_size_max",
     "duly_batches",
     "duly_calls_failed",
     "duly_drift",
     "duly_energy_joules",
+    "duly_engines",
     "duly_event_loop_lag_seconds",
     "duly_feedback",
     "duly_frames_demoted",
     "duly_frames_in_flight",
     "duly_frames_read_apart",
     "duly_frames_refused",
+    "duly_gpu_clock_held_down",
+    "duly_gpu_clock_hertz",
+    "duly_gpu_errors",
+    "duly_gpu_memory_size_bytes",
+    "duly_gpu_memory_used_bytes",
+    "duly_gpu_temperature_celsius",
     "duly_guard_flags",
     "duly_lane_busy_seconds",
+    "duly_lane_up",
     "duly_latency_seconds",
     "duly_learner_restarts",
     "duly_learning_attempts",
@@ -85,11 +95,17 @@ def busy_server() -> Metrics:
         frames_demoted={"yolo/1": 2},
         frames_read_apart={"yolo/1": 5},
         versions={"yolo/1": "READY"},
+        sizes_max={("yolo/1", "cuda:0", "fp32"): 4},
         frames_refused={"its stream holds too many bytes": 6},
+        engines={("yolo", "made"): 1, ("yolo", "late"): 0},
         calls_failed={"NOT_PERMITTED": 7},
         trials={"yolo/2": ("SHADOW", 0.98)},
         trials_ended={("vad", "ROLLED_BACK"): 1},
         samples=SamplingCounts(Counter(yolo=8), Counter(no_space=9), Counter(JOINED=10), {"samples": 4096}, 2),
+        lanes=("cpu:0", "cuda:0"),
+        lanes_down={"cuda:0": "GPU is lost"},
+        gpus={"cuda:0": Figures("gpu-1", 5, 80, 1_410_000_000, None, 45, frozenset({"power_cap"}))},
+        xids={("cuda:0", "device"): 2},
         learning=LearningCounts({("yolo", "input.x"): 1}, {("yolo", "published"): 1}, {"yolo": 400}, 1),
     )
     metrics.set_gauges(lambda: gauges)
@@ -187,6 +203,20 @@ def test_energy_is_told_of_the_devices_that_tell_it() -> None:
     assert [family.samples for family in exposition(Metrics()) if family.name == "duly_energy_joules"] == [[]]
 
 
+def test_lanes_that_are_down_and_how_their_gpus_do() -> None:
+    metrics = busy_server()
+    assert (value(metrics, "duly_lane_up", lane="cpu:0"), value(metrics, "duly_lane_up", lane="cuda:0")) == (1, 0)
+    assert value(metrics, "duly_gpu_errors_total", lane="cuda:0", kind="device") == 2
+    of = {"lane": "cuda:0", "device": "gpu-1"}
+    assert value(metrics, "duly_gpu_memory_used_bytes", **of) == 5
+    assert value(metrics, "duly_gpu_memory_size_bytes", **of) == 80
+    assert value(metrics, "duly_gpu_clock_hertz", **of, kind="sm") == 1_410_000_000
+    assert value(metrics, "duly_gpu_clock_hertz", **of, kind="memory") is None, "it does not say"
+    assert value(metrics, "duly_gpu_temperature_celsius", **of) == 45
+    assert value(metrics, "duly_gpu_clock_held_down", **of, reason="power_cap") == 1
+    assert value(metrics, "duly_gpu_clock_held_down", **of, reason="idle") == 0
+
+
 def test_counters_and_gauges_are_there_before_anything_happens() -> None:
     metrics = Metrics()
     metrics.lane_serves("yolo/1", "cpu:0")
@@ -255,7 +285,7 @@ def test_the_series_follow_the_conventions_of_prometheus() -> None:
         for sample in family.samples:
             assert set(sample.labels) <= {
                 "cause", "class", "device", "guard", "kind", "lane", "le", "model", "reason", "result", "signal",
-                "stage", "state", "status",
+                "stage", "state", "status", "variant",
             }  # fmt: skip
 
 

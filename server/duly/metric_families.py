@@ -7,6 +7,7 @@ from prometheus_client.registry import Collector
 
 from duly.core.types import OutcomeStatus, StreamClass
 from duly.metrics import Gauges, LaneTimes, LearningCounts, Metrics, ModelCounts, SamplingCounts
+from duly.nvml.figures import REASONS, Figures
 
 _S = 1_000_000_000
 
@@ -124,7 +125,14 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
     states = GaugeMetricFamily("duly_version_state", "The state that a version is in.", labels=["model", "state"])
     for model, state in gauges.versions.items():
         states.add_metric([model, state], 1)
-    yield from (waiting, streams, demoted, apart, states)
+    sizes = GaugeMetricFamily(
+        "duly_batch_size_max",
+        "The largest batches for which a lane has memory, where larger ones have failed for want of it.",
+        labels=["model", "lane", "variant"],
+    )
+    for (model, lane, variant), size in gauges.sizes_max.items():
+        sizes.add_metric([model, lane, variant], size)
+    yield from (waiting, streams, demoted, apart, states, sizes)
     yield GaugeMetricFamily(
         "duly_frames_in_flight", "Frames received and not yet answered.", value=gauges.frames_in_flight
     )
@@ -157,8 +165,50 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
     yield failed
     yield from _samples(gauges.samples)
     yield from _learning(gauges.learning)
+    yield from _lanes(gauges)
+    yield from _gpus(gauges.gpus)
     if gauges.realtime is not None:
         yield from _realtime(gauges.realtime, gauges.realtime_fallbacks)
+    yield _engines(gauges.engines)
+
+
+def _lanes(gauges: Gauges) -> Iterator[Metric]:
+    up = GaugeMetricFamily("duly_lane_up", "1: the lane's device works; 0: it is down.", labels=["lane"])
+    for lane in gauges.lanes:
+        up.add_metric([lane], lane not in gauges.lanes_down)
+    xids = CounterMetricFamily(
+        "duly_gpu_errors_total",
+        "Errors of the lane's GPU that the driver has reported (Xids), by whether the device is at fault.",
+        labels=["lane", "kind"],
+    )
+    for (lane, kind), count in gauges.xids.items():
+        xids.add_metric([lane, kind], count)
+    yield from (up, xids)
+
+
+def _gpus(gpus: Mapping[str, Figures]) -> Iterator[Metric]:
+    labels = ["lane", "device"]
+    used = GaugeMetricFamily("duly_gpu_memory_used_bytes", "Memory of a lane's GPU that is taken.", labels=labels)
+    size = GaugeMetricFamily("duly_gpu_memory_size_bytes", "Memory of a lane's GPU.", labels=labels)
+    clock = GaugeMetricFamily("duly_gpu_clock_hertz", "Clocks of a lane's GPU.", labels=[*labels, "kind"])
+    heat = GaugeMetricFamily("duly_gpu_temperature_celsius", "Temperature of a lane's GPU.", labels=labels)
+    held = GaugeMetricFamily(
+        "duly_gpu_clock_held_down", "1: this holds the clocks of a lane's GPU down.", labels=[*labels, "reason"]
+    )
+    for lane, figures in gpus.items():
+        for family, more, value in (
+            (used, [], figures.used_bytes),
+            (size, [], figures.total_bytes),
+            (clock, ["sm"], figures.sm_hertz),
+            (clock, ["memory"], figures.memory_hertz),
+            (heat, [], figures.celsius),
+        ):
+            if value is not None:
+                family.add_metric([lane, figures.gpu, *more], value)
+        if figures.held_down_by is not None:
+            for reason in REASONS.values():
+                held.add_metric([lane, figures.gpu, reason], reason in figures.held_down_by)
+    yield from (used, size, clock, heat, held)
 
 
 def _samples(counts: SamplingCounts) -> Iterator[Metric]:
@@ -184,6 +234,17 @@ def _samples(counts: SamplingCounts) -> Iterator[Metric]:
         "How often the process that keeps frames has ended.",
         value=counts.restarts,
     )
+
+
+def _engines(counts: Mapping[tuple[str, str], int]) -> Metric:
+    family = CounterMetricFamily(
+        "duly_engines_total",
+        "Engines that workers have made, used again, or made while frames waited (late).",
+        labels=["model", "result"],
+    )
+    for (model, how), count in counts.items():
+        family.add_metric([model, how], count)
+    return family
 
 
 def _realtime(urgent: bool, fallbacks: Mapping[str, int]) -> Iterator[Metric]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from duly.core.fates import RESULTS
 from duly.core.types import OutcomeStatus, StreamClass
 from duly.counts import BatchTimes, ClassCounts, Histogram
+from duly.nvml.figures import Figures
 
 _MS = 1_000_000
 _CLASSES = max(StreamClass) + 1
@@ -95,6 +96,8 @@ class Gauges:
     """Number of frames whose pictures were decoded beside the lanes, by model."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """The state of each version, by model; of a model that cannot be read, by its name alone."""
+    sizes_max: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    """The largest batches for which there is memory, by model, lane and variant, where larger ones have failed."""
     log_lines_lost: int = 0
     """Number of lines of the log that nobody took."""
     recorded_events_lost: int = 0
@@ -115,8 +118,18 @@ class Gauges:
     """What is learnt from frames."""
     realtime: bool | None = None
     """Whether the server and its workers run before other processes; None: nobody has asked for it."""
+    engines: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Engines by the model and what became of them."""
     realtime_fallbacks: Mapping[str, int] = field(default_factory=dict)
     """How often that was taken back, by whose it was."""
+    lanes: Sequence[str] = ()
+    """All lanes."""
+    lanes_down: Mapping[str, str] = field(default_factory=dict)
+    """Why lanes are down, those that are."""
+    gpus: Mapping[str, Figures] = field(default_factory=dict)
+    """How the GPUs of lanes do, by lane."""
+    xids: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Number of errors that NVIDIA's driver has reported of the GPU of a lane, by lane and by what they are of."""
 
 
 @dataclass(slots=True)

@@ -299,6 +299,7 @@ class Witness:
         self.seen["alone"] += bool(alone)
         self.seen["tried again"] += bool(alone) and not frames[0].alone
         self.seen["batches"] += 1
+        self.seen["limited"] += worker.limited
         self.seen["probes"] += probe
         self.seen["risks"] += not in_time and not probe
         self.seen["less accurate"] += rank > 0

@@ -39,6 +39,7 @@ RARE = (
     "parted",
     "spare frames",
     "spare runs",
+    "limited",
     "foreseen",
     "came as foreseen",
 )

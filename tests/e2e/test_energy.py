@@ -2,7 +2,6 @@
 
 import asyncio
 import urllib.request
-from functools import partial
 from pathlib import Path
 
 import grpc
@@ -10,7 +9,6 @@ import pytest
 
 from duly.energy import watch
 from duly.energy.rapl import Rapl
-from duly.energy.watch import EnergyWatch
 from duly.runtime import samplers
 from duly.v1 import server_pb2, server_pb2_grpc
 from tests.e2e.serving import serving
@@ -22,7 +20,7 @@ async def test_joules_are_told_over_the_wire_and_to_prometheus(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     powercap = server_of_two_sockets(tmp_path / "machine")
-    monkeypatch.setattr(samplers, "EnergyWatch", partial(EnergyWatch, [Rapl(powercap.classes)]))
+    monkeypatch.setattr(samplers, "sources", lambda library: [Rapl(powercap.classes)])
     monkeypatch.setattr(watch, "LOOK_SECONDS", 0.01)
     async with (
         serving(repository, metrics="127.0.0.1:0") as app,

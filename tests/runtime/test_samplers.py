@@ -3,14 +3,12 @@
 import asyncio
 import threading
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from duly.energy import watch
 from duly.energy.rapl import Rapl
-from duly.energy.watch import EnergyWatch
 from duly.metrics import Metrics
 from duly.runtime import samplers
 from duly.runtime.catalogue import Catalogue
@@ -51,7 +49,7 @@ async def test_lag_is_counted_from_when_the_loop_was_to_wake(monkeypatch: pytest
 async def test_energy_is_looked_at_until_the_server_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     powercap = Powercap(tmp_path)
     powercap.zone("intel-rapl:0", "package-0", 5_000_000)
-    monkeypatch.setattr(samplers, "EnergyWatch", partial(EnergyWatch, [Rapl(powercap.classes)]))
+    monkeypatch.setattr(samplers, "sources", lambda library: [Rapl(powercap.classes)])
     monkeypatch.setattr(watch, "LOOK_SECONDS", 0.01)
     metrics = Metrics()
     tasks = Samplers(lambda: 0, Catalogue(()), metrics, TIMEOUT_MS).start()

@@ -13,6 +13,7 @@ from duly.metrics import Metrics
 from duly.runtime.driver import Driver
 from duly.runtime.held_frames import InputData
 from duly.runtime.staged_rows import StagedRows, as_dispatched
+from duly.runtime.staging import Lead
 from duly.runtime.worker_port import BatchResult
 from tests.runtime.fake_lane import Clock, FakeLane
 from tests.runtime.held import take
@@ -89,6 +90,18 @@ class TestStagedRows:
 # ---- when frames are brought ahead ----
 
 
+def test_it_is_asked_as_early_as_copying_takes() -> None:
+    lead = Lead()
+    assert lead.ask_ns(100) == 75
+    lead.took(20, whole=True)
+    assert lead.ask_ns(100) == 60
+    lead.took(35, whole=False)
+    assert lead.ask_ns(100) == 0, "who has come to half of it within 35 ns may need 70"
+    for _ in range(100):
+        lead.took(1, whole=True)
+    assert lead.ask_ns(100) == 75
+
+
 class Lanes:
     """A driver with a model on fake lanes that take frames ahead."""
 
@@ -121,6 +134,37 @@ async def test_what_waits_is_brought_to_the_lane_that_runs() -> None:
     await bench.send(2)
     await bench.turn()
     assert bench.lanes[0].staged == [(2, 3)]
+
+
+async def test_frames_that_come_later_are_brought_after_the_others_until_the_batch_is_full() -> None:
+    bench = Lanes(1)
+    await bench.send()
+    for _ in range(5):
+        await bench.send()
+        await bench.turn()
+    assert bench.lanes[0].staged == [(2,), (2, 3), (2, 3, 4), (2, 3, 4, 5)]
+
+
+async def test_copying_goes_on_in_turns_until_the_batch_begins() -> None:
+    bench = Lanes(1)
+    (lane,) = bench.lanes
+    lane.leaves = 3
+    await bench.send()
+    await bench.send(2)
+    await bench.turn()
+    await bench.turn()
+    assert lane.staged == [(2, 3)] * 4
+    lane.leaves = 1 << 30
+    await bench.send(1)
+    await bench.turn()
+    assert lane.staged[-1] == (2, 3, 4)
+    bench.driver.submit(FramesCancelled(bench.stream, (2, 4)))
+    await bench.turn()
+    assert lane.staged[-1] == (3,)
+    bench.driver.submit(FramesCancelled(bench.stream, (3,)))
+    calls = len(lane.staged)
+    await bench.turn()
+    assert len(lane.staged) == calls, "nothing waits any more"
 
 
 async def test_a_lane_that_takes_nothing_ahead_is_left_alone() -> None:

@@ -19,6 +19,7 @@ from duly.worker import channel
 from duly.worker.dtypes import DTYPES, TEXT, text_array
 from duly.worker.slot_layout import layout
 from duly.worker.text import read_texts, write_texts
+from tests import lane as tests_lane
 
 Array = npt.NDArray[Any]
 TIMEOUT_S = 60.0
@@ -57,11 +58,11 @@ def version_of(root: Path, name: str) -> ModelVersion:
     return next(version for version in versions if version.name == name)
 
 
-def load_body(version: ModelVersion, lane: str = "cpu:0", threads: int = 1) -> dict[str, Any]:
-    """What a LOAD message says of a version."""
+def load_body(version: ModelVersion, lane: str = "", threads: int = 1) -> dict[str, Any]:
+    """What a LOAD message says of a version. `lane`: empty for that of the run of tests."""
     return {
         "model": version.key,
-        "lane": lane,
+        "lane": lane or tests_lane.lane(),
         "folder": str(version.folder),
         "model_folder": str(version.model_folder),
         "config": version.config.model_dump(mode="json", by_alias=True),
@@ -88,7 +89,7 @@ class Worker:
         self,
         version: ModelVersion,
         *,
-        lane: str = "cpu:0",
+        lane: str = "",
         threads: int = 1,
         module: str = "duly.worker.main",
         **limits: int,
@@ -110,8 +111,12 @@ class Worker:
         self.files: dict[str, list[object]] = {}
         """What the worker said of the files that it has read: SHA-256 and bytes, by name."""
         message, descriptors = channel.receive_text(self.socket)
-        while message and channel.kind_of(message) == channel.FILES:
-            self.files |= channel.decode_text(message)[1]
+        while message and channel.kind_of(message) in (channel.FILES, channel.PROGRESS, channel.ENGINE):
+            if channel.kind_of(message) == channel.FILES:
+                self.files |= channel.decode_text(message)[1]
+            elif channel.kind_of(message) == channel.ENGINE:
+                answer = {"folder": "", "there": False, "seconds": 0.0}
+                channel.send_text(self.socket, channel.ENGINE, answer)
             message, descriptors = channel.receive_text(self.socket)
         if not message or channel.kind_of(message) != channel.READY:
             reason = channel.decode_text(message)[1]["reason"] if message else "the worker died"

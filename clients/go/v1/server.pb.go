@@ -185,7 +185,9 @@ type Lane struct {
 	// Name of the lane, such as "cpu:0".
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Share of the time since start in which the lane ran batches, 0 to 1.
-	BusyRatio     float64 `protobuf:"fixed64,2,opt,name=busy_ratio,json=busyRatio,proto3" json:"busy_ratio,omitempty"`
+	BusyRatio float64 `protobuf:"fixed64,2,opt,name=busy_ratio,json=busyRatio,proto3" json:"busy_ratio,omitempty"`
+	// Why nothing runs on the lane now, such as "Xid 79: GPU has fallen off the bus"; empty: its device works.
+	Down          string `protobuf:"bytes,3,opt,name=down,proto3" json:"down,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -232,6 +234,13 @@ func (x *Lane) GetBusyRatio() float64 {
 		return x.BusyRatio
 	}
 	return 0
+}
+
+func (x *Lane) GetDown() string {
+	if x != nil {
+		return x.Down
+	}
+	return ""
 }
 
 // Asks for counts.
@@ -903,11 +912,12 @@ const file_duly_v1_server_proto_rawDesc = "" +
 	"\x11message_bytes_max\x18\a \x01(\x03R\x0fmessageBytesMax\x12\x1a\n" +
 	"\bdraining\x18\b \x01(\bR\bdraining\x12\x1d\n" +
 	"\n" +
-	"local_path\x18\t \x01(\tR\tlocalPath\"9\n" +
+	"local_path\x18\t \x01(\tR\tlocalPath\"M\n" +
 	"\x04Lane\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
-	"busy_ratio\x18\x02 \x01(\x01R\tbusyRatio\"\x16\n" +
+	"busy_ratio\x18\x02 \x01(\x01R\tbusyRatio\x12\x12\n" +
+	"\x04down\x18\x03 \x01(\tR\x04down\"\x16\n" +
 	"\x14GetStatisticsRequest\"L\n" +
 	"\x15GetStatisticsResponse\x123\n" +
 	"\n" +

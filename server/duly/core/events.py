@@ -161,6 +161,17 @@ class ModelGone:
 
 
 @dataclass(slots=True)
+class BatchSizesLimited:
+    """There is not enough memory on the lane for larger batches of the variant. It holds until its next ModelReady."""
+
+    model: str
+    lane: str
+    variant: str
+    size_max: int
+    """The largest size that runs, one of those of ModelReady; the next smaller one counts where it is none."""
+
+
+@dataclass(slots=True)
 class TimerFired:
     pass
 
@@ -187,6 +198,7 @@ Event = (
     | LaneDown
     | ModelReady
     | ModelGone
+    | BatchSizesLimited
     | TimerFired
     | DrainRequested
 )

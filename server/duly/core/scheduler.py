@@ -34,6 +34,7 @@ from duly.core.events import (
     AdviseStream,
     BatchFailed,
     BatchFinished,
+    BatchSizesLimited,
     DrainRequested,
     Event,
     Foreseen,
@@ -315,6 +316,10 @@ class Scheduler:
             case ModelGone():
                 if event.model in self._models.by_name:
                     self._model_gone(now_ns, event.model, event.lane, event.reason, event.back_ns)
+            case BatchSizesLimited():
+                self._models.limited(event)
+                self._frames.plan_drop()
+                self._bound_blocking()
             case DrainRequested():
                 self._drain_ns = event.until_ns
                 self._frames.draining = self._context.draining = True

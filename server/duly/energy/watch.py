@@ -13,6 +13,7 @@ from duly.energy.nvml import Nvml
 from duly.energy.rapl import Rapl
 from duly.energy.source import Missing, Source
 from duly.energy.totals import Totals
+from duly.nvml.library import Library
 
 LOOK_SECONDS = 1.0
 """Time between two looks: much less than any counter takes to go round, and seldom enough to cost nothing and to tell
@@ -21,9 +22,9 @@ LOOK_SECONDS_NOTHING = 60.0
 """Time between two looks where there was nothing to be read: a driver may be loaded, or a right given, later on."""
 
 
-def sources() -> tuple[Source, ...]:
-    """Returns what energy is read from on this machine."""
-    return Rapl(), Nvml()
+def sources(library: Library | None = None) -> tuple[Source, ...]:
+    """Returns what energy is read from on this machine. `library`: NVML, where others ask it, too."""
+    return Rapl(), Nvml(library)
 
 
 class EnergyWatch:

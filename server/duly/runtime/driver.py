@@ -28,6 +28,7 @@ from duly.core.events import (
     AdviseStream,
     BatchFailed,
     BatchFinished,
+    BatchSizesLimited,
     DispatchBatch,
     Event,
     FrameRead,
@@ -53,7 +54,7 @@ from duly.runtime.held_frames import HeldFrame, HeldFrames, InputData
 from duly.runtime.outcome import BatchRun, Outcome, Sink, Tap
 from duly.runtime.recorder import Recorder, SafeRecorder
 from duly.runtime.staging import Staging
-from duly.runtime.worker_port import BatchResult, LaneWorker
+from duly.runtime.worker_port import BatchResult, LaneWorker, NoRoom
 
 _log = structlog.get_logger("duly.driver")
 
@@ -91,6 +92,8 @@ class Driver:
         """What frames take beyond usual ones, for the models whose frames have several sizes."""
         self.read_apart: dict[str, Callable[[HeldFrame], None]] = {}
         """What reads frames beside the lanes and reports to `frame_read`, for the models where that can be."""
+        self.limited: Callable[[BatchSizesLimited], None] = lambda limit: None
+        """Is told of each limit of batches, once it holds."""
         self.blame = Blame()
         self.seqs = count(1)
         """Gives the next number for a frame."""
@@ -104,7 +107,11 @@ class Driver:
         self._awake = Awake(clock) if stay_awake else None
         self._workers: dict[tuple[str, str], LaneWorker] = {}
         self._staging = Staging(
-            lambda lane: self.scheduler.foresee(lane, clock()), self._workers, self.held, self.read_apart.__contains__
+            lambda lane: self.scheduler.foresee(lane, clock()),
+            self._workers,
+            self.held,
+            self.read_apart.__contains__,
+            clock,
         )
         self._delivery = Delivery(metrics, self.held, self._close_soon, unheard)
         self._runs: dict[int, BatchRun] = {}
@@ -254,11 +261,17 @@ class Driver:
         certain = len(tried) == 1 and tried[0][1]
         return "; the frame ran alone, and a worker had ended before while it ran it" if certain else ""
 
-    def batch_ended(self, batch_id: int, result: BatchResult | str) -> None:
+    def batch_ended(self, batch_id: int, result: BatchResult | NoRoom | str) -> None:
         """Takes the report of a worker on a batch: its result, or why it failed."""
         running = self._runs.get(batch_id)
         if running is None and self._warming.pop(batch_id, None) is None:
             return
+        if isinstance(result, NoRoom):
+            if running is not None and result.size_max:
+                self._limit(running.batch, result.size_max)  # before the lane is free for another such batch
+                if self._runs.get(batch_id) is not running:
+                    return
+            result = result.reason
         if isinstance(result, str):
             self._step(BatchFailed(batch_id, result), None)
             return
@@ -293,6 +306,20 @@ class Driver:
         if running.batch.moves_state:
             event.extra_ns = -1  # how long the states were on their way says nothing about the model
         self._step(event, result)
+
+    def _limit(self, batch: DispatchBatch, size_max: int) -> None:
+        """Has the variant of that batch run only smaller ones on its lane, until its worker is replaced."""
+        limit = BatchSizesLimited(batch.model, batch.lane, batch.variant, size_max)
+        _log.warning(
+            "batches are smaller from now on, for want of memory",
+            model=batch.model,
+            lane=batch.lane,
+            variant=batch.variant,
+            failed=len(batch.frames),
+            size_max=size_max,
+        )
+        self.submit(limit)
+        self.limited(limit)
 
     # ---- for what reads beside the lanes ----
 

@@ -12,8 +12,9 @@ from functools import partial
 
 import structlog
 
-from duly.energy.watch import EnergyWatch
+from duly.energy.watch import EnergyWatch, sources
 from duly.metrics import Metrics
+from duly.nvml.library import Library
 from duly.runtime.catalogue import Catalogue, LoadedVersion, VersionState
 from duly.runtime.hang import LOOK_NS, PLANS_MAX
 from duly.runtime.process_state import process_state
@@ -35,11 +36,17 @@ LAST_NS = 2_000_000_000
 
 class Samplers:
     def __init__(
-        self, clock: Callable[[], int], catalogue: Catalogue, metrics: Metrics, batch_timeout_ms: float
+        self,
+        clock: Callable[[], int],
+        catalogue: Catalogue,
+        metrics: Metrics,
+        batch_timeout_ms: float,
+        library: Library | None = None,
     ) -> None:
         """`clock`: nanoseconds that never go back. `batch_timeout_ms`: no batch that is longer than this, and than many
-        times its plan, is waited for.
+        times its plan, is waited for. `library`: NVML, where others ask it, too.
         """
+        self._library = library
         self._clock = clock
         self._catalogue = catalogue
         self._metrics = metrics
@@ -65,7 +72,7 @@ class Samplers:
 
     async def _measure_energy(self) -> None:
         """Lets a thread look at what energy the machine takes, until the server ends. Its reads may block."""
-        watch = EnergyWatch()
+        watch = EnergyWatch(sources(self._library))
         self._metrics.set_energy(lambda: watch.joules)
         watch.start()
         try:
@@ -111,6 +118,8 @@ class Samplers:
         if loaded.state is not VersionState.RECOVERING:
             return
         for worker in list(loaded.starting):
+            if worker.progress.builds or (worker.engines is not None and worker.engines.waits):
+                continue  # how long that may take is another matter (`load_patience`)
             watch = worker.watch
             if watch.look(("load", 0), elapsed_ns):
                 still_ns = LOAD_STILL_NS + int(loaded.load_s * 1e9)

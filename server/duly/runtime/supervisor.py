@@ -5,27 +5,39 @@ waits for it, so that streams go on meanwhile.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from functools import partial
 
 import structlog
 
-from duly.core.events import LaneUp, ModelGone, ModelReady
+from duly.accelerators import share_device
+from duly.core.events import BatchSizesLimited, LaneDown, LaneUp, ModelGone, ModelReady
 from duly.metrics import Metrics
 from duly.models.contents import Fingerprint, how_to_publish
 from duly.models.repository import notes_of_labels, with_labels
 from duly.models.sizes import SizeLimits
 from duly.models.trust import Trust
+from duly.nvml.recovery import PAUSE_NS_MIN
 from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
+from duly.runtime.device_memory import on_host
 from duly.runtime.driver import Driver
+from duly.runtime.engines import Engines
 from duly.runtime.load_answers import Ready
+from duly.runtime.placement import Claim, NoPlace, Placement
 from duly.runtime.process_state import process_state
 from duly.runtime.read_apart import ApartReaders, readable
 from duly.runtime.realtime import RealTime
 from duly.runtime.tasks import watch_over
 from duly.runtime.worker_groups import WorkerGroups
 from duly.runtime.worker_launch import Place, start_worker, too_slow
-from duly.runtime.worker_process import OtherContents, Worker, WorkerError
+from duly.runtime.worker_process import (
+    BUILD_TIMEOUT_SECONDS,
+    MemoryFull,
+    OtherContents,
+    Worker,
+    WorkerError,
+)
 
 _log = structlog.get_logger("duly.models")
 
@@ -39,6 +51,8 @@ more, as the machine may be busier now. What takes longer most likely hangs; in 
 take twice as long, up to the time-out of a first load. One that is stopped or does nothing is found sooner
 (`samplers`)."""
 
+LANE_BACK_SECONDS = PAUSE_NS_MIN / 1e9
+"""A lane that is down is not up again sooner."""
 HOLLOW = (
     "two workers in a row gave nothing but NaN and infinities, even for a made-up frame: its weights or its device are "
     "broken; output_finite = false in model.toml serves it all the same"
@@ -63,8 +77,14 @@ class Supervisor:
         """What makes control groups for workers; None: they have none of their own."""
         self.cpus: Mapping[str, frozenset[int]] = {}
         """The processors that lanes have for themselves, by the lane."""
+        self.engines: Engines | None = None
+        """What keeps what providers compile; None: nothing is kept."""
+        self.build_timeout_s = BUILD_TIMEOUT_SECONDS
+        """How long engines may be compiled."""
         self.realtime: RealTime | None = None
         """What makes workers urgent; None: they are ordinary."""
+        self.placement: Placement | None = None
+        """What places workers in the memory of devices; None: each is loaded wherever it is wanted."""
         self.apart = ApartReaders(driver, trust, lambda: self.groups)
         self._limits = limits
         self._trust = trust
@@ -78,7 +98,11 @@ class Supervisor:
         self._time = asyncio.get_running_loop().time
         self._processes: set[Worker] = set()
         """All workers whose processes may not be gone yet."""
+        self._claims: dict[Worker, Claim] = {}
+        """What they have of the memory of devices."""
         self._closing = False
+        driver.limited = self._limited
+        self._lane_came_up = asyncio.Event()
         for lane in catalogue.lanes:
             driver.submit(LaneUp(lane))
 
@@ -90,8 +114,13 @@ class Supervisor:
         before = loaded.fingerprint
         began_s = self._time()
         _log.info("loading", model=loaded.key, lanes=",".join(self._catalogue.lanes))
+        down = [lane for lane in self._catalogue.lanes if lane in self._catalogue.lanes_down]
         try:
+            if len(down) == len(self._catalogue.lanes):
+                raise WorkerError(self._says_down(down[0]))
             for lane in self._catalogue.lanes:
+                if lane in down:
+                    continue
                 worker, ready = await self._start_worker(loaded, lane, self._load_timeout_s)
                 loaded.load_s = max(loaded.load_s, self._time() - began_s)
                 began_s = self._time()
@@ -116,6 +145,10 @@ class Supervisor:
                 raise
             raise ModelError("LOAD_FAILED", f"{loaded.key}: {reason}") from None
         loaded.state = VersionState.READY
+        for lane in down:
+            loaded.state, loaded.error = VersionState.RECOVERING, self._says_down(lane)
+            bring = partial(self._bring_back, loaded, lane)
+            self.end_with_server(watch_over(f"worker of {loaded.key} on {lane}", bring))
         self._catalogue.notify()
         assert loaded.signature is not None, "there is a lane"
         _log.info(
@@ -152,7 +185,13 @@ class Supervisor:
 
     async def _end(self, worker: Worker) -> None:
         await worker.stop()
+        self._is_gone(worker)
+
+    def _is_gone(self, worker: Worker) -> None:
         self._processes.discard(worker)
+        claim = self._claims.pop(worker, None)
+        if claim is not None and self.placement is not None:
+            self.placement.gone(claim)
 
     def end_with_server(self, task: "asyncio.Task[None]") -> None:
         """Has the task cancelled when the server ends, as it starts workers."""
@@ -174,6 +213,32 @@ class Supervisor:
         await self.apart.close()
         # What is left was given up, or whoever was ending it was cancelled meanwhile.
         await asyncio.gather(*map(self._end, list(self._processes)))
+
+    # ---- lanes whose devices do not work ----
+
+    def lane_down(self, lane: str, reason: str) -> None:
+        """Gives up the workers of a lane whose device does not work, which is no frame's fault, and starts none there
+        until `lane_up`. Frames wait for other lanes, or for this one as long as they have the time.
+        """
+        self._catalogue.lanes_down[lane] = reason
+        for loaded in self._catalogue.all_versions():
+            for worker in (loaded.workers.get(lane), *(each for each in loaded.starting if each.lane == lane)):
+                if worker is not None:
+                    worker.device_lost = True
+                    worker.give_up(f"{lane} is down: {reason}")
+        self._driver.submit(LaneDown(lane, reason))
+        self._catalogue.notify()
+
+    def lane_up(self, lane: str) -> None:
+        """Starts workers on a lane again."""
+        if self._catalogue.lanes_down.pop(lane, None) is not None:
+            self._driver.submit(LaneUp(lane))
+            self._lane_came_up.set()
+            self._lane_came_up = asyncio.Event()
+            self._catalogue.notify()
+
+    def _says_down(self, lane: str) -> str:
+        return f"{lane} is down: {self._catalogue.lanes_down[lane]}"
 
     def loads(self, loaded: LoadedVersion) -> int:
         """Returns how much processor time the workers have used that load the version, in ns; a rising number shows
@@ -201,16 +266,45 @@ class Supervisor:
         ran, expected = self._driver.batch_ended, loaded.fingerprint
         # A worker that replaces another is waited for; a new version can wait for what serves.
         background = loaded.state is VersionState.LOADING and self._others_serve(loaded)
+        claim = await self._place(loaded, lane)
         group = self.groups.add() if self.groups is not None else None
-        place = Place(self.cpus.get(lane, frozenset()), self.realtime is not None)
+        room_bytes = claim.room_bytes if claim is not None and not on_host(lane) else 0
+        shares = share_device(lane, self._catalogue.lanes)
+        place = Place(self.cpus.get(lane, frozenset()), self.realtime is not None, shares, room_bytes)
         threads = self._threads or len(place.cpus)
-        worker = start_worker(
-            loaded.version, lane, threads, limits, ran, ended, expected, self._trust, background, group, place=place
-        )
+        try:
+            engines = self.engines.begin(loaded.key, lane, loaded.version.config) if self.engines is not None else None
+            worker = start_worker(
+                loaded.version,
+                lane,
+                threads,
+                limits,
+                ran,
+                ended,
+                expected,
+                self._trust,
+                background,
+                group,
+                place=place,
+                engines=engines,
+            )
+        except BaseException:
+            if claim is not None and self.placement is not None:
+                self.placement.gone(claim)
+            raise
+        worker.on_progress = self._catalogue.notify
         self._processes.add(worker)
+        if claim is not None:
+            claim.pid = worker.pid
+            self._claims[worker] = claim
         loaded.starting.add(worker)
         try:
-            ready = await worker.ready(timeout_s, timeout_name)
+            ready = await worker.ready(timeout_s, timeout_name, self.build_timeout_s)
+            if claim is not None and self.placement is not None:
+                await self.placement.warm(claim)
+            if engines is not None and self.engines is not None:
+                await engines.keep()
+                self.engines.serves(engines)
             await worker.hold_memory(self._trust.worker_memory_bytes_max if self._trust else 0)
             if worker.ended:
                 raise WorkerError("its worker process ended as soon as it was ready")
@@ -218,11 +312,33 @@ class Supervisor:
                 longest_ns = max(max(times) for each in ready.variants for times in each.samples_ns.values())
                 self.realtime.serve(worker, longest_ns, loaded.version.config.spinning)
             return worker, ready
+        except MemoryFull as error:
+            await self._end(worker)
+            says = await self.placement.says(lane) if self.placement is not None else ""
+            raise WorkerError("; ".join(filter(None, (str(error), says, self._more_memory(lane))))) from None
         except BaseException:
+            if engines is not None and worker.crashed:
+                await engines.distrust()
             await self._end(worker)
             raise
         finally:
             loaded.starting.discard(worker)
+
+    def _more_memory(self, lane: str) -> str:
+        """What helps a worker that has not enough of it."""
+        if on_host(lane) and self._trust is not None and self._trust.worker_memory_bytes_max:
+            return "take smaller batch_sizes, or let workers have more (worker_memory_bytes_max)"
+        return "unload a version, take smaller batch_sizes, or use fewer lanes of that device"
+
+    async def _place(self, loaded: LoadedVersion, lane: str) -> Claim | None:
+        """Places a worker in the memory of the lane's device. Raises WorkerError where it does not fit."""
+        if self.placement is None:
+            return None
+        replaces = loaded.state is not VersionState.LOADING
+        try:
+            return await self.placement.claim(loaded.key, lane, loaded.weights_bytes, replaces=replaces)
+        except NoPlace as error:
+            raise WorkerError(str(error)) from None
 
     def _serve(self, loaded: LoadedVersion, worker: Worker, ready: Ready) -> None:
         """Gives frames to the worker from now on."""
@@ -260,12 +376,23 @@ class Supervisor:
                 )
             )
 
+    def _limited(self, limit: BatchSizesLimited) -> None:
+        """Notes that a version has only smaller batches from now on, for want of memory."""
+        loaded = next((each for each in self._catalogue.all_versions() if each.key == limit.model), None)
+        if loaded is not None:
+            loaded.sizes_max[limit.lane, limit.variant] = limit.size_max
+            self._catalogue.notify()
+
     def _worker_ended(self, loaded: LoadedVersion, worker: Worker) -> None:
         if self._catalogue.current(loaded) is not loaded or loaded.workers.get(worker.lane) is not worker:
             return
         del loaded.workers[worker.lane]
-        pause_s = loaded.crashes.ended(self._time() - worker.served_s, worker.batches)
+        for key in [key for key in loaded.sizes_max if key[0] == worker.lane]:
+            del loaded.sizes_max[key]  # the next worker has all sizes again
+        pause_s = loaded.crashes.ended(self._time() - worker.served_s, 0 if worker.full else worker.batches)
         back_s = pause_s + RELOAD_LOADS * loaded.load_s
+        if worker.lane in self._catalogue.lanes_down:
+            back_s += LANE_BACK_SECONDS
         self._driver.worker_ended(worker, worker.end_reason, back_s, blameless=worker.device_lost)
         if self._closing:
             return
@@ -275,7 +402,9 @@ class Supervisor:
             return
         loaded.hollow |= worker.hollow
         loaded.state = VersionState.RECOVERING
-        if pause_s:
+        if worker.lane in self._catalogue.lanes_down:
+            loaded.error = self._says_down(worker.lane)
+        elif pause_s:
             loaded.error = (
                 f"its workers ended {loaded.crashes.fruitless} times in a row as soon as they ran; the next one is "
                 f"started in {pause_s:g} s"
@@ -295,14 +424,23 @@ class Supervisor:
     async def _replace(self, loaded: LoadedVersion, ended: Worker, pause_s: float) -> None:
         lane = ended.lane
         how = await ended.reaped()
-        self._processes.discard(ended)
+        self._is_gone(ended)
         _log.warning("worker ended, it is replaced", model=loaded.key, lane=lane, how=how)
         if pause_s:
             _log.error("version crashes again and again, it is started later", model=loaded.key, pause_s=pause_s)
             await asyncio.sleep(pause_s)
+        await self._bring_back(loaded, lane)
+
+    async def _bring_back(self, loaded: LoadedVersion, lane: str) -> None:
+        """Starts a worker for a lane that has none, as soon as the lane is up, and again until it serves."""
         backoff_s = BACKOFF_SECONDS_MIN
         timeout_s = RELOAD_SECONDS_MIN + RELOAD_LOADS * loaded.load_s
         while self._wanted(loaded):
+            if lane in self._catalogue.lanes_down:
+                with contextlib.suppress(TimeoutError):  # and then it is looked whether the version is still wanted
+                    async with asyncio.timeout(BACKOFF_SECONDS_MAX):
+                        await self._lane_came_up.wait()
+                continue
             try:
                 worker, ready = await self._start_worker(
                     loaded, lane, min(timeout_s, self._load_timeout_s), "its first load took much less"

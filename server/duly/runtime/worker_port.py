@@ -32,6 +32,15 @@ class BatchResult:
     """The guards that found something on frames, by their index in the batch. None: nothing was found."""
 
 
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """A batch that failed as there is not enough memory for so many frames, whatever they are."""
+
+    reason: str
+    size_max: int
+    """The largest size of the variant that runs there; 0: none does."""
+
+
 class LaneWorker(Protocol):
     model: str
     lane: str

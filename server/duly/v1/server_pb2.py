@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from duly.v1 import inference_pb2 as duly_dot_v1_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x64uly/v1/server.proto\x12\x07\x64uly.v1\x1a\x17\x64uly/v1/inference.proto\"\x16\n\x14GetServerInfoRequest\"\xfd\x01\n\x15GetServerInfoResponse\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12\x1d\n\x15server_time_unix_nano\x18\x02 \x01(\x03\x12\x1c\n\x05lanes\x18\x03 \x03(\x0b\x32\r.duly.v1.Lane\x12\x13\n\x0bstreams_max\x18\x04 \x01(\x05\x12\x1c\n\x14\x66rames_in_flight_max\x18\x05 \x01(\x05\x12\x1b\n\x13\x62ytes_in_flight_max\x18\x06 \x01(\x03\x12\x19\n\x11message_bytes_max\x18\x07 \x01(\x03\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x12\x12\n\nlocal_path\x18\t \x01(\t\"(\n\x04Lane\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nbusy_ratio\x18\x02 \x01(\x01\"\x16\n\x14GetStatisticsRequest\"@\n\x15GetStatisticsResponse\x12\'\n\nstatistics\x18\x01 \x01(\x0b\x32\x13.duly.v1.Statistics\"-\n\x16WatchStatisticsRequest\x12\x13\n\x0bperiod_nano\x18\x01 \x01(\x03\"B\n\x17WatchStatisticsResponse\x12\'\n\nstatistics\x18\x01 \x01(\x0b\x32\x13.duly.v1.Statistics\"\xf8\x01\n\nStatistics\x12\x1d\n\x15server_time_unix_nano\x18\x01 \x01(\x03\x12\x14\n\x0cstreams_open\x18\x02 \x01(\x05\x12\x18\n\x10\x66rames_in_flight\x18\x03 \x01(\x03\x12\x17\n\x0f\x62ytes_in_flight\x18\x04 \x01(\x03\x12(\n\x06models\x18\x05 \x03(\x0b\x32\x18.duly.v1.ModelStatistics\x12\x1c\n\x05lanes\x18\x06 \x03(\x0b\x32\r.duly.v1.Lane\x12\x13\n\x0bwasted_nano\x18\x07 \x01(\x03\x12%\n\x06\x65nergy\x18\x08 \x03(\x0b\x32\x15.duly.v1.DeviceEnergy\".\n\x0c\x44\x65viceEnergy\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0e\n\x06joules\x18\x02 \x01(\x01\"\x8a\x01\n\x0fModelStatistics\x12\r\n\x05model\x18\x01 \x01(\t\x12\'\n\x08outcomes\x18\x02 \x03(\x0b\x32\x15.duly.v1.OutcomeCount\x12\x0f\n\x07\x62\x61tches\x18\x03 \x01(\x03\x12\x16\n\x0e\x62\x61tched_frames\x18\x04 \x01(\x03\x12\x16\n\x0e\x66rames_waiting\x18\x05 \x01(\x03\"r\n\x0cOutcomeCount\x12&\n\x06status\x18\x01 \x01(\x0e\x32\x16.duly.v1.OutcomeStatus\x12*\n\x0cstream_class\x18\x02 \x01(\x0e\x32\x14.duly.v1.StreamClass\x12\x0e\n\x06\x66rames\x18\x03 \x01(\x03\"\"\n\x0c\x44rainRequest\x12\x12\n\ngrace_nano\x18\x01 \x01(\x03\"\x0f\n\rDrainResponse\"\x16\n\x14\x44umpRecordingRequest\"*\n\x15\x44umpRecordingResponse\x12\x11\n\tfile_name\x18\x01 \x01(\t2\x8f\x03\n\rServerService\x12N\n\rGetServerInfo\x12\x1d.duly.v1.GetServerInfoRequest\x1a\x1e.duly.v1.GetServerInfoResponse\x12N\n\rGetStatistics\x12\x1d.duly.v1.GetStatisticsRequest\x1a\x1e.duly.v1.GetStatisticsResponse\x12V\n\x0fWatchStatistics\x12\x1f.duly.v1.WatchStatisticsRequest\x1a .duly.v1.WatchStatisticsResponse0\x01\x12\x36\n\x05\x44rain\x12\x15.duly.v1.DrainRequest\x1a\x16.duly.v1.DrainResponse\x12N\n\rDumpRecording\x12\x1d.duly.v1.DumpRecordingRequest\x1a\x1e.duly.v1.DumpRecordingResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x64uly/v1/server.proto\x12\x07\x64uly.v1\x1a\x17\x64uly/v1/inference.proto\"\x16\n\x14GetServerInfoRequest\"\xfd\x01\n\x15GetServerInfoResponse\x12\x16\n\x0eserver_version\x18\x01 \x01(\t\x12\x1d\n\x15server_time_unix_nano\x18\x02 \x01(\x03\x12\x1c\n\x05lanes\x18\x03 \x03(\x0b\x32\r.duly.v1.Lane\x12\x13\n\x0bstreams_max\x18\x04 \x01(\x05\x12\x1c\n\x14\x66rames_in_flight_max\x18\x05 \x01(\x05\x12\x1b\n\x13\x62ytes_in_flight_max\x18\x06 \x01(\x03\x12\x19\n\x11message_bytes_max\x18\x07 \x01(\x03\x12\x10\n\x08\x64raining\x18\x08 \x01(\x08\x12\x12\n\nlocal_path\x18\t \x01(\t\"6\n\x04Lane\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nbusy_ratio\x18\x02 \x01(\x01\x12\x0c\n\x04\x64own\x18\x03 \x01(\t\"\x16\n\x14GetStatisticsRequest\"@\n\x15GetStatisticsResponse\x12\'\n\nstatistics\x18\x01 \x01(\x0b\x32\x13.duly.v1.Statistics\"-\n\x16WatchStatisticsRequest\x12\x13\n\x0bperiod_nano\x18\x01 \x01(\x03\"B\n\x17WatchStatisticsResponse\x12\'\n\nstatistics\x18\x01 \x01(\x0b\x32\x13.duly.v1.Statistics\"\xf8\x01\n\nStatistics\x12\x1d\n\x15server_time_unix_nano\x18\x01 \x01(\x03\x12\x14\n\x0cstreams_open\x18\x02 \x01(\x05\x12\x18\n\x10\x66rames_in_flight\x18\x03 \x01(\x03\x12\x17\n\x0f\x62ytes_in_flight\x18\x04 \x01(\x03\x12(\n\x06models\x18\x05 \x03(\x0b\x32\x18.duly.v1.ModelStatistics\x12\x1c\n\x05lanes\x18\x06 \x03(\x0b\x32\r.duly.v1.Lane\x12\x13\n\x0bwasted_nano\x18\x07 \x01(\x03\x12%\n\x06\x65nergy\x18\x08 \x03(\x0b\x32\x15.duly.v1.DeviceEnergy\".\n\x0c\x44\x65viceEnergy\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0e\n\x06joules\x18\x02 \x01(\x01\"\x8a\x01\n\x0fModelStatistics\x12\r\n\x05model\x18\x01 \x01(\t\x12\'\n\x08outcomes\x18\x02 \x03(\x0b\x32\x15.duly.v1.OutcomeCount\x12\x0f\n\x07\x62\x61tches\x18\x03 \x01(\x03\x12\x16\n\x0e\x62\x61tched_frames\x18\x04 \x01(\x03\x12\x16\n\x0e\x66rames_waiting\x18\x05 \x01(\x03\"r\n\x0cOutcomeCount\x12&\n\x06status\x18\x01 \x01(\x0e\x32\x16.duly.v1.OutcomeStatus\x12*\n\x0cstream_class\x18\x02 \x01(\x0e\x32\x14.duly.v1.StreamClass\x12\x0e\n\x06\x66rames\x18\x03 \x01(\x03\"\"\n\x0c\x44rainRequest\x12\x12\n\ngrace_nano\x18\x01 \x01(\x03\"\x0f\n\rDrainResponse\"\x16\n\x14\x44umpRecordingRequest\"*\n\x15\x44umpRecordingResponse\x12\x11\n\tfile_name\x18\x01 \x01(\t2\x8f\x03\n\rServerService\x12N\n\rGetServerInfo\x12\x1d.duly.v1.GetServerInfoRequest\x1a\x1e.duly.v1.GetServerInfoResponse\x12N\n\rGetStatistics\x12\x1d.duly.v1.GetStatisticsRequest\x1a\x1e.duly.v1.GetStatisticsResponse\x12V\n\x0fWatchStatistics\x12\x1f.duly.v1.WatchStatisticsRequest\x1a .duly.v1.WatchStatisticsResponse0\x01\x12\x36\n\x05\x44rain\x12\x15.duly.v1.DrainRequest\x1a\x16.duly.v1.DrainResponse\x12N\n\rDumpRecording\x12\x1d.duly.v1.DumpRecordingRequest\x1a\x1e.duly.v1.DumpRecordingResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,31 +37,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSERVERINFORESPONSE']._serialized_start=83
   _globals['_GETSERVERINFORESPONSE']._serialized_end=336
   _globals['_LANE']._serialized_start=338
-  _globals['_LANE']._serialized_end=378
-  _globals['_GETSTATISTICSREQUEST']._serialized_start=380
-  _globals['_GETSTATISTICSREQUEST']._serialized_end=402
-  _globals['_GETSTATISTICSRESPONSE']._serialized_start=404
-  _globals['_GETSTATISTICSRESPONSE']._serialized_end=468
-  _globals['_WATCHSTATISTICSREQUEST']._serialized_start=470
-  _globals['_WATCHSTATISTICSREQUEST']._serialized_end=515
-  _globals['_WATCHSTATISTICSRESPONSE']._serialized_start=517
-  _globals['_WATCHSTATISTICSRESPONSE']._serialized_end=583
-  _globals['_STATISTICS']._serialized_start=586
-  _globals['_STATISTICS']._serialized_end=834
-  _globals['_DEVICEENERGY']._serialized_start=836
-  _globals['_DEVICEENERGY']._serialized_end=882
-  _globals['_MODELSTATISTICS']._serialized_start=885
-  _globals['_MODELSTATISTICS']._serialized_end=1023
-  _globals['_OUTCOMECOUNT']._serialized_start=1025
-  _globals['_OUTCOMECOUNT']._serialized_end=1139
-  _globals['_DRAINREQUEST']._serialized_start=1141
-  _globals['_DRAINREQUEST']._serialized_end=1175
-  _globals['_DRAINRESPONSE']._serialized_start=1177
-  _globals['_DRAINRESPONSE']._serialized_end=1192
-  _globals['_DUMPRECORDINGREQUEST']._serialized_start=1194
-  _globals['_DUMPRECORDINGREQUEST']._serialized_end=1216
-  _globals['_DUMPRECORDINGRESPONSE']._serialized_start=1218
-  _globals['_DUMPRECORDINGRESPONSE']._serialized_end=1260
-  _globals['_SERVERSERVICE']._serialized_start=1263
-  _globals['_SERVERSERVICE']._serialized_end=1662
+  _globals['_LANE']._serialized_end=392
+  _globals['_GETSTATISTICSREQUEST']._serialized_start=394
+  _globals['_GETSTATISTICSREQUEST']._serialized_end=416
+  _globals['_GETSTATISTICSRESPONSE']._serialized_start=418
+  _globals['_GETSTATISTICSRESPONSE']._serialized_end=482
+  _globals['_WATCHSTATISTICSREQUEST']._serialized_start=484
+  _globals['_WATCHSTATISTICSREQUEST']._serialized_end=529
+  _globals['_WATCHSTATISTICSRESPONSE']._serialized_start=531
+  _globals['_WATCHSTATISTICSRESPONSE']._serialized_end=597
+  _globals['_STATISTICS']._serialized_start=600
+  _globals['_STATISTICS']._serialized_end=848
+  _globals['_DEVICEENERGY']._serialized_start=850
+  _globals['_DEVICEENERGY']._serialized_end=896
+  _globals['_MODELSTATISTICS']._serialized_start=899
+  _globals['_MODELSTATISTICS']._serialized_end=1037
+  _globals['_OUTCOMECOUNT']._serialized_start=1039
+  _globals['_OUTCOMECOUNT']._serialized_end=1153
+  _globals['_DRAINREQUEST']._serialized_start=1155
+  _globals['_DRAINREQUEST']._serialized_end=1189
+  _globals['_DRAINRESPONSE']._serialized_start=1191
+  _globals['_DRAINRESPONSE']._serialized_end=1206
+  _globals['_DUMPRECORDINGREQUEST']._serialized_start=1208
+  _globals['_DUMPRECORDINGREQUEST']._serialized_end=1230
+  _globals['_DUMPRECORDINGRESPONSE']._serialized_start=1232
+  _globals['_DUMPRECORDINGRESPONSE']._serialized_end=1274
+  _globals['_SERVERSERVICE']._serialized_start=1277
+  _globals['_SERVERSERVICE']._serialized_end=1676
 # @@protoc_insertion_point(module_scope)

@@ -34,12 +34,14 @@ class GetServerInfoResponse(_message.Message):
     def __init__(self, server_version: _Optional[str] = ..., server_time_unix_nano: _Optional[int] = ..., lanes: _Optional[_Iterable[_Union[Lane, _Mapping]]] = ..., streams_max: _Optional[int] = ..., frames_in_flight_max: _Optional[int] = ..., bytes_in_flight_max: _Optional[int] = ..., message_bytes_max: _Optional[int] = ..., draining: _Optional[bool] = ..., local_path: _Optional[str] = ...) -> None: ...
 
 class Lane(_message.Message):
-    __slots__ = ("name", "busy_ratio")
+    __slots__ = ("name", "busy_ratio", "down")
     NAME_FIELD_NUMBER: _ClassVar[int]
     BUSY_RATIO_FIELD_NUMBER: _ClassVar[int]
+    DOWN_FIELD_NUMBER: _ClassVar[int]
     name: str
     busy_ratio: float
-    def __init__(self, name: _Optional[str] = ..., busy_ratio: _Optional[float] = ...) -> None: ...
+    down: str
+    def __init__(self, name: _Optional[str] = ..., busy_ratio: _Optional[float] = ..., down: _Optional[str] = ...) -> None: ...
 
 class GetStatisticsRequest(_message.Message):
     __slots__ = ()

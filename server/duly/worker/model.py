@@ -22,7 +22,7 @@ from duly.worker.channel import ENCODINGS, FRAME_FAILED, INVALID, NONE_STAGED, O
 from duly.worker.controls import Controls
 from duly.worker.decode import not_finite, tensor
 from duly.worker.dtypes import TEXT, Array, view
-from duly.worker.errors import DeviceLost, InvalidFrame, RunError
+from duly.worker.errors import DeviceFull, DeviceLost, InvalidFrame, RunError
 from duly.worker.finite import HOLLOW_BATCHES, FiniteChecks
 from duly.worker.graph import is_fixed
 from duly.worker.guards import GuardWatch
@@ -134,7 +134,8 @@ class Model:
         """Runs one batch. `unread`: frames, by index, whose inputs could not be read.
 
         Raises:
-            RunError: the graph failed on it. States are as before, except those that were to be reset.
+            RunError: the graph failed on it. States are as before, except those that were to be reset. It is DeviceFull
+                where nothing of the batch ran for want of memory.
         """
         started_ns = monotonic_ns()
         batch = _Batch(run)
@@ -145,12 +146,14 @@ class Model:
         self._read(batch, unread)
         kept = [index for index in range(len(run.frames)) if index not in batch.reasons]
         groups = self._groups(batch, kept) if kept else []
+        full = 0
         for group in groups:
             first = group[0] if self._plan.apart else 0
             try:
                 self._run_fixed(batch, group, first) if self._fixed else self._run_free(batch, group)
             except RunError as error:
-                if len(groups) == 1 or isinstance(error, DeviceLost):
+                full += isinstance(error, DeviceFull)
+                if len(groups) in (1, full) or isinstance(error, DeviceLost):
                     raise
                 batch.failed.update(group)  # frames of other groups are not in the same run
                 batch.reasons.update(dict.fromkeys(group, str(error)))
@@ -300,7 +303,7 @@ class Model:
 
     def _run_fixed(self, batch: _Batch, indices: list[int], first: int) -> None:
         """Runs frames whose rows lie one after another from row `first` of the slot on."""
-        slot, size = batch.run.slot, self._size(len(indices))
+        slot, size = batch.run.slot, self.size_of(len(indices))
         bound = self._bound.get((slot, size, first)) or self._bind(slot, size, first)
         self._streams.gather(self._ids(batch, indices), bound.states_in)
         self._controls.fill(bound.controls, batch.run, indices, self._streams)
@@ -311,7 +314,12 @@ class Model:
         outputs = bound.outputs | bound.binding.run()
         self._deliver(batch, indices, first, size, outputs, bound.states_out)
 
-    def _size(self, count: int) -> int:
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """The sizes of the warm-up, in order."""
+        return self._plan.batch_sizes
+
+    def size_of(self, count: int) -> int:
         """Returns how many rows a batch of `count` frames has; rows beyond the frames are padding."""
         if self._plan.any_size or self._plan.apart:
             return count
@@ -371,7 +379,7 @@ class Model:
 
     def _run_free(self, batch: _Batch, group: list[int]) -> None:
         plan = self._plan
-        size = self._size(len(group))
+        size = self.size_of(len(group))
         columns = zip(*(batch.values[index] for index in group), strict=True)
         inputs = {p.tensor: _stack(rows, size) for p, rows in zip(plan.inputs, columns, strict=True)}
         states = [state.batch(size) for state in plan.states]

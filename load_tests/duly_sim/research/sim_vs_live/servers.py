@@ -31,7 +31,7 @@ from duly.runtime.driver import Driver
 from duly.runtime.given_state import GivenState
 from duly.runtime.held_frames import InputData
 from duly.runtime.worker_launch import start_worker
-from duly.runtime.worker_port import BatchResult
+from duly.runtime.worker_port import BatchResult, NoRoom
 from duly.runtime.worker_process import Worker, WorkerError
 from duly_load.graphs import Chain
 from duly_load.scenario.scenario import Scenario
@@ -68,7 +68,7 @@ class SleepingLane:
         self._sleepers = sleepers
         self._loop = asyncio.get_running_loop()
         self._batch_id = 0
-        self._result: BatchResult | str | None = None
+        self._result: BatchResult | NoRoom | str | None = None
         self._woke_ns = 0
 
     async def start(self, served: LoadedVersion, lane: str) -> None:
@@ -137,7 +137,7 @@ class SleepingLane:
         self._woke_ns = sleep.result()
         self._tell()
 
-    def _ran(self, batch_id: int, result: BatchResult | str) -> None:
+    def _ran(self, batch_id: int, result: BatchResult | NoRoom | str) -> None:
         self._result = result
         self._tell()
 

@@ -150,7 +150,8 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
         message = model_pb2.ModelVersion(
             version=served.version.version,
             state=int(served.state),  # type: ignore[arg-type]  # equal numbers
-            error=served.error,
+            error=served.trouble,
+            progress=served.progress,
             default_budget_nano=int(config.default_budget_ms * 1e6),
             default_class=int(StreamClass[config.default_class]),  # type: ignore[arg-type]
         )
@@ -257,7 +258,11 @@ class ServerService(server_pb2_grpc.ServerServiceServicer):
     def _lanes(self) -> list[server_pb2.Lane]:
         up_ns = max(1, self._driver.clock() - self._started_ns)
         return [
-            server_pb2.Lane(name=lane, busy_ratio=self._metrics.lane_busy_ns(lane) / up_ns)
+            server_pb2.Lane(
+                name=lane,
+                busy_ratio=self._metrics.lane_busy_ns(lane) / up_ns,
+                down=self._catalogue.lanes_down.get(lane, ""),
+            )
             for lane in self._catalogue.lanes
         ]
 
