@@ -19,7 +19,7 @@ import structlog
 from duly.accelerators import of_lane, of_provider
 from duly.models.digests import FileDigest
 from duly.models.spec import ModelConfig
-from duly.runtime.engine_store import EngineStore, KeyLock, NotTrusted, empty, key_of
+from duly.runtime.engine_store import NOTHING, EngineStore, KeyLock, NotTrusted, empty, key_of
 
 _log = structlog.get_logger("duly.engines")
 
@@ -49,6 +49,8 @@ class _Engine:
     there: bool
     began_s: float
     about: str
+    graph: str
+    """What it is made of, whatever it is made for."""
 
 
 class EngineCounts:
@@ -87,14 +89,14 @@ class WorkerEngines:
         self._asked = 0
         self._late: set[str] = set()
         self.over = False
-        """Whether the worker is gone."""
+        """Whether the worker ends or is gone. What it writes as it ends is not late."""
 
     async def answer(self, body: Mapping[str, Any], contents: Mapping[str, FileDigest]) -> dict[str, Any]:
         """Answers what a worker asks (`worker/engines.Link.ask`). `contents`: what the files held that it has read.
 
         Raises BadQuestion where it makes no sense.
         """
-        key, about = _key_asked(body, contents, self._model)
+        key, graph, about = _key_asked(body, contents, self._model)
         self._asked += 1
         if self._asked > ENGINES_MAX:
             raise BadQuestion(f"more than {ENGINES_MAX} engines")
@@ -103,7 +105,7 @@ class WorkerEngines:
             if body.get("damaged"):
                 _log.warning("engine does not work, it is made anew", model=self._model, lane=self._lane)
                 await asyncio.to_thread(self._throw_away, key)
-            engine, seconds = await self._find(key, about)
+            engine, seconds = await self._find(key, graph, about)
         except OSError as error:
             _log.warning("engines are not kept", model=self._model, lane=self._lane, why=error.strerror)
             return {"folder": "", "there": False, "seconds": 0.0}
@@ -123,8 +125,11 @@ class WorkerEngines:
                 await asyncio.to_thread(_emptied, engine.folder)
                 continue
             self._counts.add(self._counts.made, self._model)
+            await asyncio.to_thread(self._store.note_seconds, engine.graph, seconds)
             why_not = await asyncio.to_thread(self._store.put, engine.key, engine.folder, seconds, engine.about)
-            if why_not:
+            if why_not == NOTHING:
+                _log.info("there is no engine to keep", model=self._model, lane=self._lane)
+            elif why_not:
                 _log.warning("engine is not kept", model=self._model, lane=self._lane, why=why_not)
             else:
                 _log.info("engine is kept", model=self._model, lane=self._lane, seconds=round(seconds, 1))
@@ -152,6 +157,12 @@ class WorkerEngines:
                         files=len(new),
                     )
 
+    def abandon(self) -> None:
+        """Removes the empty folder of a worker that could not be started."""
+        self.over = True
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
     async def end(self) -> None:
         """Gives everything back. Call it when the worker is gone."""
         self.over = True
@@ -159,7 +170,7 @@ class WorkerEngines:
             self._release(engine)
         await asyncio.to_thread(_removed, self.folder)
 
-    async def _find(self, key: str, about: str) -> tuple[_Engine | None, float]:
+    async def _find(self, key: str, graph: str, about: str) -> tuple[_Engine | None, float]:
         """Returns the engine, or the right to make it, and how long it took to make; None: it is not kept."""
         before = self._engines.get(key)
         folder = before.folder if before is not None else self.folder / str(len(self._engines))
@@ -169,7 +180,7 @@ class WorkerEngines:
         while True:
             found = await asyncio.to_thread(self._store.take, key, folder)
             if found is not None:
-                engine = self._engines[key] = _Engine(key, folder, None, True, 0.0, about)
+                engine = self._engines[key] = _Engine(key, folder, None, True, 0.0, about, graph)
                 return engine, found.seconds
             # Not in a thread, whose lock would stay for ever where this is cancelled. It waits for nothing.
             lock = before.lock if before is not None and before.lock is not None else self._store.lock(key)
@@ -181,15 +192,15 @@ class WorkerEngines:
             await asyncio.sleep(WAIT_LOOK_SECONDS)
         if told and lock is not None and (found := await asyncio.to_thread(self._store.take, key, folder)) is not None:
             lock.release()
-            engine = self._engines[key] = _Engine(key, folder, None, True, 0.0, about)
+            engine = self._engines[key] = _Engine(key, folder, None, True, 0.0, about, graph)
             return engine, found.seconds
         if not await asyncio.to_thread(self._store.has_room):
             if lock is not None:
                 lock.release()
             _log.warning("engine is not kept", model=self._model, lane=self._lane, why="the disk is full")
             return None, 0.0
-        engine = self._engines[key] = _Engine(key, folder, lock, False, 0.0, about)
-        return engine, 0.0
+        engine = self._engines[key] = _Engine(key, folder, lock, False, 0.0, about, graph)
+        return engine, await asyncio.to_thread(self._store.seconds_of, graph)
 
     def _throw_away(self, key: str) -> None:
         self._store.discard(key)
@@ -250,8 +261,10 @@ class Engines:
                 await asyncio.to_thread(engines.look_for_late)
 
 
-def _key_asked(body: Mapping[str, Any], contents: Mapping[str, FileDigest], model: str) -> tuple[str, str]:
-    """Returns the key of what a worker asks for, and what it is for people. Raises BadQuestion."""
+def _key_asked(body: Mapping[str, Any], contents: Mapping[str, FileDigest], model: str) -> tuple[str, str, str]:
+    """Returns the keys of what a worker asks for and of its graph alone, and what it is for people. Raises
+    BadQuestion.
+    """
     files, parts = body.get("files"), body.get("parts")
     if not isinstance(files, list) or not files or not isinstance(parts, dict) or len(str(parts)) > _PARTS_CHARS_MAX:
         raise BadQuestion("an engine of nothing")
@@ -260,7 +273,7 @@ def _key_asked(body: Mapping[str, Any], contents: Mapping[str, FileDigest], mode
         raise BadQuestion("an engine of files that it has not read")
     # The same graph is the same under another name and number.
     digests = {name.removeprefix(f"{model}/"): contents[name].sha256 for name in files}
-    return key_of(digests, parts), f"{model}: {', '.join(digests)}"
+    return key_of(digests, parts), key_of(digests, {}), f"{model}: {', '.join(digests)}"
 
 
 def _ready(folder: Path) -> None:
