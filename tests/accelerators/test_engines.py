@@ -13,7 +13,8 @@ import grpc
 import pytest
 
 from duly.accelerators import ACCELERATORS
-from duly.app import App, StartError
+from duly.app import App, StartError, check_models
+from duly.config import ServerConfig
 from duly.runtime.engine_store import EngineStore
 from duly.worker.load_model import load
 from duly.worker.ort_session import OrtSession
@@ -168,6 +169,19 @@ async def test_what_is_compiled_while_frames_wait_is_told(serve: Serve) -> None:
         worker.engines.look_for_late()
         worker.engines.look_for_late()
         assert counts(app)[2] == 1
+
+
+def test_models_check_compiles_for_the_server(cache: Path, tmp_path: Path, lane: str) -> None:
+    models = graphs.save(tmp_path / "models", "eye", seeing(), TOML)
+    config = ServerConfig(models=models, lanes=(lane,), engine_cache=str(cache))
+    assert [found.problem for found in check_models(config)] == [None]
+    assert len(entries(cache)) == 1
+
+    async def served() -> tuple[int, int, int]:
+        async with serving(models, lanes=(lane,), engine_cache=str(cache)) as app:
+            return counts(app)
+
+    assert asyncio.run(served()) == (0, 1, 0)
 
 
 async def test_the_sandbox_holds(serve: Serve) -> None:

@@ -175,6 +175,26 @@ async def test_a_worker_may_not_ask_without_end(bench: Bench) -> None:
         await worker.answer(ASKED, CONTENTS)
 
 
+async def test_a_worker_that_writes_far_too_much_is_given_up(tmp_path: Path) -> None:
+    engines = Engines(lambda: EngineStore(tmp_path / "engines", 1000), EngineCounts())
+    worker = engines.begin("m/1", "openvino:CPU", ModelConfig())
+    assert worker is not None
+    told: list[str] = []
+    worker.on_too_large = told.append
+    answer = await worker.answer(ASKED, CONTENTS)
+    junk = Path(answer["folder"]) / "junk"
+    junk.write_bytes(b"x" * 2000)
+    await engines.look()
+    assert not told
+    junk.write_bytes(b"x" * 2001)
+    await engines.look()
+    assert told == ["it wrote far more than an engine (see engine_cache_bytes_max)"]
+    await worker.end()
+    await engines.look()
+    assert len(told) == 1
+    engines.close()
+
+
 async def test_a_folder_is_opened_only_where_something_is_compiled(tmp_path: Path) -> None:
     folder = tmp_path / "engines"
     engines = Engines(lambda: EngineStore(folder, 1 << 20), EngineCounts())

@@ -67,7 +67,7 @@ class EngineStore:
         """Makes the folder where it is not there. `bytes_max`: what all engines may take; the one that was not used for
         longest goes first. Raises NotTrusted.
         """
-        self._bytes_max = bytes_max
+        self.bytes_max = bytes_max
         self.folder = folder
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -151,8 +151,8 @@ class EngineStore:
                 return NOTHING
             if not all(size for _, size in files.values()):
                 return "a file of it is empty, as when a disk is full"
-            if size_bytes > self._bytes_max:
-                most = f"{self._bytes_max:,} (engine_cache_bytes_max)"
+            if size_bytes > self.bytes_max:
+                most = f"{self.bytes_max:,} (engine_cache_bytes_max)"
                 return f"it has {size_bytes:,} bytes, and all engines together may have {most}"
             body = {"files": files, "seconds": seconds, "about": about[:ABOUT_CHARS_MAX]}
             _write(staged / _MANIFEST, json.dumps(body).encode())
@@ -228,7 +228,7 @@ class EngineStore:
                 found.append(((entry / _MANIFEST).stat().st_mtime, entry.name, size_bytes))
         total = sum(size for _, _, size in found)
         for _, name, size in sorted(found):
-            if total <= self._bytes_max:
+            if total <= self.bytes_max:
                 break
             if name != kept:
                 self.discard(name)

@@ -7,6 +7,7 @@ compiled while frames waited, and is told.
 
 import asyncio
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -30,8 +31,13 @@ MODELS_MAX = 1024
 WAIT_SECONDS_MAX = 3600.0
 """So long a worker waits for another server that makes the same engine; then it makes one, too."""
 WAIT_LOOK_SECONDS = 0.5
-LATE_LOOK_SECONDS = 10.0
-"""So often it is looked for engines that were compiled while frames waited."""
+LOOK_SECONDS = 10.0
+"""So often it is looked at what workers write."""
+WRITTEN_TIMES = 2
+"""A worker that has written so many times of what all engines may take is killed."""
+WRITTEN_FILES_MAX = 10_000
+"""A worker that has written more files is killed."""
+TOO_LARGE = "it wrote far more than an engine (see engine_cache_bytes_max)"
 _PARTS_CHARS_MAX = 100_000
 
 
@@ -88,6 +94,10 @@ class WorkerEngines:
         self._engines: dict[str, _Engine] = {}
         self._asked = 0
         self._late: set[str] = set()
+        self.serves = False
+        """Whether it has loaded its model, so that what is compiled from now on is late."""
+        self.on_too_large: Callable[[str], None] = lambda reason: None
+        """Is called with the reason when the worker has written too much."""
         self.over = False
         """Whether the worker ends or is gone. What it writes as it ends is not late."""
 
@@ -117,7 +127,9 @@ class WorkerEngines:
         return {"folder": str(engine.folder), "there": engine.there, "seconds": seconds}
 
     async def keep(self) -> None:
-        """Keeps what the worker has compiled, and gives back what it has loaded. Call it when the worker is ready."""
+        """Keeps what the worker has compiled, and gives back what it has loaded. Call it when the worker is ready. What
+        is compiled from then on is late.
+        """
         for engine in self._engines.values():
             seconds = time.monotonic() - engine.began_s
             if engine.there:
@@ -134,6 +146,7 @@ class WorkerEngines:
             else:
                 _log.info("engine is kept", model=self._model, lane=self._lane, seconds=round(seconds, 1))
             self._release(engine)
+        self.serves = True
 
     async def distrust(self) -> None:
         """Throws away what the worker was given, as it has died of it, for all that is known."""
@@ -141,6 +154,18 @@ class WorkerEngines:
             if engine.there:
                 _log.warning("worker died with a kept engine, it is made anew", model=self._model, lane=self._lane)
                 await asyncio.to_thread(self._store.discard, engine.key)
+
+    def is_too_large(self) -> bool:
+        """Whether the worker has written more into its folder than any engine may be. It reads the disk."""
+        size_bytes = looked = 0
+        for parent, folders, files in os.walk(self.folder):
+            looked += len(folders) + len(files)
+            if looked > WRITTEN_FILES_MAX:
+                return True
+            for name in files:
+                with contextlib.suppress(OSError):
+                    size_bytes += os.lstat(os.path.join(parent, name)).st_size
+        return size_bytes > WRITTEN_TIMES * self._store.bytes_max
 
     def look_for_late(self) -> None:
         """Tells of what was compiled since the worker serves, while frames waited. It reads the disk."""
@@ -240,7 +265,9 @@ class Engines:
         if self._refused or not any(row is not None and row.cache_options for row in rows):
             return None
         try:
-            return WorkerEngines(self.open(), model, lane, self._counts)
+            engines = WorkerEngines(self.open(), model, lane, self._counts)
+            self._workers.add(engines)
+            return engines
         except NotTrusted as error:
             self._refused = True
             _log.warning("engines are not kept, and compiled at every load", why=str(error))
@@ -248,16 +275,18 @@ class Engines:
             _log.warning("engines are not kept", model=model, lane=lane, why=error.strerror)
         return None
 
-    def serves(self, engines: WorkerEngines) -> None:
-        """Watches a worker that serves."""
-        self._workers.add(engines)
-
-    async def look_for_late(self) -> None:
-        """Looks again and again whether anything is compiled while frames wait."""
+    async def watch(self) -> None:
+        """Looks again and again at what workers write: whether it is too much, or compiled while frames wait."""
         while True:
-            await asyncio.sleep(LATE_LOOK_SECONDS)
-            self._workers = {engines for engines in self._workers if not engines.over}
-            for engines in list(self._workers):
+            await asyncio.sleep(LOOK_SECONDS)
+            await self.look()
+
+    async def look(self) -> None:
+        self._workers = {engines for engines in self._workers if not engines.over}
+        for engines in list(self._workers):
+            if await asyncio.to_thread(engines.is_too_large):
+                engines.on_too_large(TOO_LARGE)
+            elif engines.serves:
                 await asyncio.to_thread(engines.look_for_late)
 
 

@@ -225,13 +225,14 @@ class Supervisor:
             engines=engines,
         )
         worker.on_progress = self._catalogue.notify
+        if engines is not None:
+            engines.on_too_large = worker.give_up
         self._processes.add(worker)
         loaded.starting.add(worker)
         try:
             ready = await worker.ready(timeout_s, timeout_name, self.build_timeout_s)
-            if engines is not None and self.engines is not None:
+            if engines is not None:
                 await engines.keep()
-                self.engines.serves(engines)
             await worker.hold_memory(self._trust.worker_memory_bytes_max if self._trust else 0)
             if worker.ended:
                 raise WorkerError("its worker process ended as soon as it was ready")
