@@ -341,7 +341,7 @@ class App:
                     self._engines.open()
                 except NotTrusted as error:
                     raise StartError(f"engine_cache: {error}") from None
-            self._tasks.append(watch_over("engines compiled late", self._engines.look_for_late))
+            self._tasks.append(watch_over("what workers compile", self._engines.watch))
 
     def _look_at_time(self) -> None:
         assert self._realtime is not None

@@ -712,6 +712,8 @@ class Worker:
         self._asked = None
         if self._answering is not None:
             self._answering.cancel()
+        if self.engines is not None:
+            self.engines.over = True
         if self._giving is not None:
             giving, given = self._giving
             self._giving = None
