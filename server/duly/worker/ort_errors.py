@@ -1,7 +1,7 @@
 """Puts ONNX Runtime's errors into plain words: one sentence without source lines, signatures or paths.
 
-Reasons reach clients, so they must not hold a path of the server. The patterns fit ONNX Runtime 1.24 to 1.32. Text that fits
-none of them is only stripped of what must not be there.
+Reasons reach clients, so they must not hold a path of the server. The patterns fit ONNX Runtime 1.24 to 1.32. Text
+that fits none of them is only stripped of what must not be there.
 """
 
 import re

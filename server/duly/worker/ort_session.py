@@ -63,7 +63,7 @@ class OrtSession:
         Raises:
             LoadError: the file cannot be loaded, or a provider that is asked for does not run it.
         """
-        asked = wanted(config, lane)
+        asked = wanted(config, lane, config.threads or threads)
         toml = f"{name.partition('/')[0]}/model.toml" + (f" for {file.path.name}" if len(config.variants) > 1 else "")
         if config.cuda_graph and asked[0].name != CUDA:
             raise LoadError(f"{toml}: cuda_graph needs {CUDA} as the first provider, not {asked[0].name} on {lane}")

@@ -8,7 +8,7 @@ Runtime, because what a session says about itself comes in as plain data.
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from duly.accelerators import ACCELERATORS, CPU, CUDA, Accelerator, of_lane, of_provider
+from duly.accelerators import ACCELERATORS, CPU, CUDA, OPENVINO, Accelerator, of_lane, of_provider
 from duly.models.spec import ModelConfig, Provider
 from duly.models.wording import first_few
 
@@ -41,21 +41,26 @@ class Node(NamedTuple):
     name: str
 
 
-def wanted(config: ModelConfig, lane: str) -> tuple[Provider, ...]:
+def wanted(config: ModelConfig, lane: str, threads: int = 0) -> tuple[Provider, ...]:
     """Returns the providers to ask for on this lane ("cpu:0", "openvino:NPU"), with its device, in order of preference.
 
-    Options in model.toml win over those that are set here.
+    `threads`: how many a batch may take on a processor; 0: the provider chooses. Options in model.toml win over those
+    that are set here.
     """
     own = of_lane(lane)
     device = lane.partition(":")[2]
     asked = config.providers or (Provider(name=own.provider),)
     return tuple(
-        provider.model_copy(update={"options": {**_options(provider.name, own, device, config), **provider.options}})
+        provider.model_copy(
+            update={"options": {**_options(provider.name, own, device, config, threads), **provider.options}}
+        )
         for provider in asked
     )
 
 
-def _options(name: str, own: Accelerator, device: str, config: ModelConfig) -> dict[str, str | int | float | bool]:
+def _options(
+    name: str, own: Accelerator, device: str, config: ModelConfig, threads: int
+) -> dict[str, str | int | float | bool]:
     """Returns what a lane of the accelerator `own` sets for a provider: nothing where it is of another kind."""
     row = of_provider(name)
     if row is None or row.kind != own.kind:
@@ -64,6 +69,8 @@ def _options(name: str, own: Accelerator, device: str, config: ModelConfig) -> d
     if name == CUDA:
         # kNextPowerOfTwo, the default, doubles what it takes from a device that other models share.
         options |= {"arena_extend_strategy": "kSameAsRequested", "enable_cuda_graph": int(config.cuda_graph)}
+    if name == OPENVINO and device == "CPU" and threads:
+        options["num_of_threads"] = threads  # it has threads of its own, and would take all processors
     return options
 
 
