@@ -12,6 +12,7 @@ from hypothesis import settings
 
 import duly.rpc  # noqa: F401 (it sets what gRPC reads when it is first imported, so that tests run with it as servers do)
 from duly import compiled
+from tests import lane
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read once, when onnxruntime is first imported
 os.environ["no_grpc_proxy"] = "127.0.0.1,localhost,::1"  # noqa: SIM112 (a test's own channels ask no proxy)
@@ -24,6 +25,15 @@ settings.load_profile("duly")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--compiled", action="store_true", help="refuse to run unless all is compiled that may be")
+    parser.addoption("--lane", default=lane.CPU_LANE, help="load models on this lane, such as openvino:CPU")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    lane.set_up(config)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    lane.pass_over(items)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

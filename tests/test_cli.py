@@ -301,7 +301,9 @@ def test_more_or_fewer_labels_than_classes_are_told(repository: Path, labels: in
 def test_models_check_refuses_a_lane_that_is_none(repository: Path) -> None:
     done = duly("models", "check", str(repository), "--lanes", "tpu:0")
     assert done.returncode == 2
-    assert done.stderr.startswith("duly: --lanes: should be names such as cpu:0 or cuda:0, got 'tpu:0'")
+    assert done.stderr.startswith(
+        "duly: --lanes: should be names such as cpu:0, cuda:0, openvino:NPU or webgpu:0, got 'tpu:0'"
+    )
 
 
 def test_a_reader_that_has_seen_enough_is_no_error_worth_words(repository: Path) -> None:

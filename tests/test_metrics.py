@@ -21,10 +21,12 @@ CRITICAL, STANDARD = StreamClass.CRITICAL, StreamClass.STANDARD
 SERIES = {
     "duly_age_of_information_seconds",
     "duly_batch_size",
+    "duly_batch_size_max",
     "duly_batches",
     "duly_calls_failed",
     "duly_drift",
     "duly_energy_joules",
+    "duly_engines",
     "duly_event_loop_lag_seconds",
     "duly_feedback",
     "duly_frames_demoted",
@@ -93,7 +95,9 @@ def busy_server() -> Metrics:
         frames_demoted={"yolo/1": 2},
         frames_read_apart={"yolo/1": 5},
         versions={"yolo/1": "READY"},
+        sizes_max={("yolo/1", "cuda:0", "fp32"): 4},
         frames_refused={"its stream holds too many bytes": 6},
+        engines={("yolo", "made"): 1, ("yolo", "late"): 0},
         calls_failed={"NOT_PERMITTED": 7},
         trials={"yolo/2": ("SHADOW", 0.98)},
         trials_ended={("vad", "ROLLED_BACK"): 1},
@@ -281,7 +285,7 @@ def test_the_series_follow_the_conventions_of_prometheus() -> None:
         for sample in family.samples:
             assert set(sample.labels) <= {
                 "cause", "class", "device", "guard", "kind", "lane", "le", "model", "reason", "result", "signal",
-                "stage", "state", "status",
+                "stage", "state", "status", "variant",
             }  # fmt: skip
 
 

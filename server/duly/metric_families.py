@@ -125,7 +125,14 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
     states = GaugeMetricFamily("duly_version_state", "The state that a version is in.", labels=["model", "state"])
     for model, state in gauges.versions.items():
         states.add_metric([model, state], 1)
-    yield from (waiting, streams, demoted, apart, states)
+    sizes = GaugeMetricFamily(
+        "duly_batch_size_max",
+        "The largest batches for which a lane has memory, where larger ones have failed for want of it.",
+        labels=["model", "lane", "variant"],
+    )
+    for (model, lane, variant), size in gauges.sizes_max.items():
+        sizes.add_metric([model, lane, variant], size)
+    yield from (waiting, streams, demoted, apart, states, sizes)
     yield GaugeMetricFamily(
         "duly_frames_in_flight", "Frames received and not yet answered.", value=gauges.frames_in_flight
     )
@@ -162,6 +169,7 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
     yield from _gpus(gauges.gpus)
     if gauges.realtime is not None:
         yield from _realtime(gauges.realtime, gauges.realtime_fallbacks)
+    yield _engines(gauges.engines)
 
 
 def _lanes(gauges: Gauges) -> Iterator[Metric]:
@@ -226,6 +234,17 @@ def _samples(counts: SamplingCounts) -> Iterator[Metric]:
         "How often the process that keeps frames has ended.",
         value=counts.restarts,
     )
+
+
+def _engines(counts: Mapping[tuple[str, str], int]) -> Metric:
+    family = CounterMetricFamily(
+        "duly_engines_total",
+        "Engines that workers have made, used again, or made while frames waited (late).",
+        labels=["model", "result"],
+    )
+    for (model, how), count in counts.items():
+        family.add_metric([model, how], count)
+    return family
 
 
 def _realtime(urgent: bool, fallbacks: Mapping[str, int]) -> Iterator[Metric]:

@@ -96,6 +96,8 @@ class Gauges:
     """Number of frames whose pictures were decoded beside the lanes, by model."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """The state of each version, by model; of a model that cannot be read, by its name alone."""
+    sizes_max: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    """The largest batches for which there is memory, by model, lane and variant, where larger ones have failed."""
     log_lines_lost: int = 0
     """Number of lines of the log that nobody took."""
     recorded_events_lost: int = 0
@@ -116,6 +118,8 @@ class Gauges:
     """What is learnt from frames."""
     realtime: bool | None = None
     """Whether the server and its workers run before other processes; None: nobody has asked for it."""
+    engines: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Engines by the model and what became of them."""
     realtime_fallbacks: Mapping[str, int] = field(default_factory=dict)
     """How often that was taken back, by whose it was."""
     lanes: Sequence[str] = ()

@@ -19,10 +19,11 @@ from duly.accelerators import CPU, of_lane
 from duly.app import App, StartError
 from duly.runtime.catalogue import LoadedVersion
 from tests import graphs
-from tests.accelerators.conftest import DRIVERS, HERE
+from tests.accelerators.conftest import HERE
 from tests.e2e.serving import serving
 from tests.e2e.test_hostile_workers import replaced
 from tests.e2e.wire import FAILED, ON_TIME, Wire, array, frame
+from tests.lane import DRIVERS
 
 LLVMPIPE = Path("/usr/share/vulkan/icd.d/lvp_icd.x86_64.json")
 TOML = 'default_budget_ms = 20000\nbatch_sizes = [1, 2, 4]\ndefault_backlog = "ALL"\n'

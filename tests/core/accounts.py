@@ -12,6 +12,7 @@ from duly.core.events import (
     Action,
     BatchFailed,
     BatchFinished,
+    BatchSizesLimited,
     DispatchBatch,
     DrainRequested,
     Event,
@@ -95,11 +96,18 @@ class Stream:
 @dataclass(slots=True)
 class Worker:
     variant: str
-    batch_max: int
+    sizes: tuple[int, ...]
+    """The sizes of the warm-up that still run, in order."""
     warm_after_ns: int
     last_run_ns: int
     spoilt: bool = False
     """Whether the last run was a probe that showed the plan to be spoilt, so that another may follow at once."""
+    limited: bool = False
+    """Whether it had larger sizes before."""
+
+    @property
+    def batch_max(self) -> int:
+        return self.sizes[-1]
 
 
 @dataclass(slots=True)
@@ -202,7 +210,7 @@ class Accounts:
             case ModelReady():
                 self.stateful.setdefault(event.model, event.stateful)
                 self.states[event.model] = event.state_layout, event.takes_state
-                worker = Worker(event.variant, max(event.samples_ns), event.warm_after_ns, now_ns)
+                worker = Worker(event.variant, tuple(sorted(event.samples_ns)), event.warm_after_ns, now_ns)
                 self.workers[event.model, event.rank, event.lane] = worker
             case ModelGone(model, lane):
                 for name in [name for name in self.lanes if lane in (None, name)]:
@@ -212,6 +220,12 @@ class Accounts:
                     self.states.pop(model, None)
                 elif event.back_ns:
                     self._wait_again(now_ns, event)
+            case BatchSizesLimited(model, lane, variant, size_max):
+                for (name, _, at), worker in self.workers.items():
+                    if (name, at, worker.variant) == (model, lane, variant):
+                        sizes = tuple(size for size in worker.sizes if size <= size_max) or worker.sizes
+                        worker.limited |= sizes != worker.sizes
+                        worker.sizes = sizes
             case BatchFinished() | BatchFailed():
                 self._note_probe(now_ns, event)
                 self._batch_over(now_ns, event.batch_id, event)

@@ -55,6 +55,8 @@ class Witness:
         """By stream that was told to slow down or to speed up: when last, whether to slow down, the period."""
         self._told_of: dict[int, int] = {}
         """By stream that was told that it sends faster than it stated, when last."""
+        self._foreseen: dict[str, list[int]] = {}
+        """By lane, the frames that it would have run next after the step before."""
         self.seen: Counter[str] = Counter()
         """How often each of the rarer rules applied, and each row of the table of fates."""
 
@@ -80,6 +82,7 @@ class Witness:
         self._ended(now_ns)
         self.accounts.settle_groups()
         self._settled(now_ns)
+        self._foresee(now_ns, actions)
         return actions
 
     def next_wake_ns(self) -> int | None:
@@ -90,6 +93,33 @@ class Witness:
         fresh = Scheduler()
         for (now_ns, event), actions in zip(self.log, self.answers, strict=True):
             assert fresh.step(now_ns, event) == actions, f"{now_ns}: {event} does not replay"
+
+    # ---- what is foreseen ----
+
+    def _foresee(self, now_ns: int, actions: list[Action]) -> None:
+        """Asks for every lane what it would run next. `assert_replays` never asks: that must change nothing."""
+        accounts = self.accounts
+        for action in actions:
+            if isinstance(action, DispatchBatch):
+                foreseen = self._foreseen.pop(action.lane, None)
+                self.seen["came as foreseen"] += foreseen == [frame.seq for frame in action.frames]
+        waiting = {frame.seq for frame in accounts.waiting()}
+        for lane in accounts.lanes:
+            told = f"{now_ns}: what {lane} is to run next"
+            foreseen = self.scheduler.foresee(lane, now_ns)
+            running = [each for each in accounts.batches.values() if each.action.lane == lane]
+            if foreseen is None:
+                self._foreseen.pop(lane, None)
+                continue
+            assert running, f"{told}: it is free"
+            seqs = [frame.seq for frame in foreseen.frames]
+            assert foreseen.lane == lane, told
+            assert seqs, f"{told}: no frames"
+            assert len(seqs) == len(set(seqs)), f"{told}: a frame twice"
+            assert waiting.issuperset(seqs), f"{told}: a frame that does not wait"
+            assert {frame.model for frame in foreseen.frames} == {foreseen.model}, f"{told}: frames of another model"
+            self._foreseen[lane] = seqs
+            self.seen["foreseen"] += 1
 
     # ---- how frames end ----
 
@@ -269,6 +299,7 @@ class Witness:
         self.seen["alone"] += bool(alone)
         self.seen["tried again"] += bool(alone) and not frames[0].alone
         self.seen["batches"] += 1
+        self.seen["limited"] += worker.limited
         self.seen["probes"] += probe
         self.seen["risks"] += not in_time and not probe
         self.seen["less accurate"] += rank > 0

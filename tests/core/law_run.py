@@ -17,6 +17,7 @@ from random import Random
 from duly.core.events import (
     BatchFailed,
     BatchFinished,
+    BatchSizesLimited,
     DispatchBatch,
     DrainRequested,
     Event,
@@ -343,8 +344,14 @@ class Host:
             self._step(event)
 
     def batch_fails(self) -> None:
+        """Fails a batch, half of them because there is not enough memory for so many frames."""
         if self.witness.accounts.batches:
-            self._step(BatchFailed(self.random.choice(list(self.witness.accounts.batches)), "the device reset"))
+            batch_id = self.random.choice(list(self.witness.accounts.batches))
+            batch = self.witness.accounts.batches[batch_id].action
+            if isinstance(batch, DispatchBatch) and batch_id % 2:
+                size_max = max(len(batch.frames) - 1, 1)
+                self._step(BatchSizesLimited(batch.model, batch.lane, batch.variant, size_max))
+            self._step(BatchFailed(batch_id, "the device reset"))
 
     def batch_reported_twice(self) -> None:
         """Reports the end of a batch that ended long ago, as when a worker answers after it was given up."""

@@ -39,6 +39,9 @@ RARE = (
     "parted",
     "spare frames",
     "spare runs",
+    "limited",
+    "foreseen",
+    "came as foreseen",
 )
 BY_SCHEDULER = (State.ARRIVING, State.WAITING, State.RUNNING)
 """Where the scheduler answers frames; each row of these states must be met."""

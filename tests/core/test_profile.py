@@ -48,6 +48,36 @@ def test_larger_batches_never_plan_shorter(
         assert all(planned_ns > 0 for planned_ns in plan(profile))
 
 
+@given(
+    samples_ns=warm_ups,
+    any_size=st.booleans(),
+    runs=runs_of_any_size,
+    limits=st.lists(st.tuples(st.integers(1, 12), runs_of_any_size), min_size=1, max_size=3),
+)
+def test_limited_batches(
+    samples_ns: dict[int, tuple[int, ...]],
+    any_size: bool,
+    runs: list[tuple[int, int, bool]],
+    limits: list[tuple[int, list[tuple[int, int, bool]]]],
+) -> None:
+    """Nothing larger is planned any more, and a larger batch that still ran teaches nothing."""
+    profile = profile_of(samples_ns, any_size)
+    for size, actual_ns, after_idle in runs:
+        profile.observe(min(size, profile.batch_max), actual_ns, after_idle=after_idle)
+    largest = max(samples_ns)
+    for size_max, more in limits:
+        largest = max((size for size in samples_ns if size <= min(size_max, largest)), default=largest)
+        profile.limit(size_max)
+        for size, actual_ns, after_idle in [(1, 1, False), *more]:
+            before = profile.plan_ns
+            profile.observe(size, actual_ns, after_idle=after_idle)
+            assert size <= largest or profile.plan_ns is before
+            assert profile.batch_max == profile.careful.batch_max == largest
+            assert len(plan(profile)) == len(profile.careful.plan_ns) - 1 == len(profile.usual_ns) - 1 == largest
+            assert plan(profile) == sorted(plan(profile))
+            assert profile.largest_efficient(largest) in range(1, largest + 1)
+
+
 def planned_for(times_ns: list[int]) -> int:
     """q99, but at most the longer of the last runs' q90 and what is not long against the median."""
     by_length, late = sorted(times_ns), sorted(times_ns[-LONG_RUNS:])

@@ -7,11 +7,13 @@ from typing import Any
 
 from duly.app import App
 from duly.config import ServerConfig
+from tests.lane import lane
 
 
 @contextlib.asynccontextmanager
 async def serving(models: Path, **settings: Any) -> AsyncIterator[App]:
-    app = App(ServerConfig(models=models, **({"listen": "127.0.0.1:0", "threads": 1} | settings)))
+    plain = {"listen": "127.0.0.1:0", "threads": 1, "lanes": (lane(),)}
+    app = App(ServerConfig(models=models, **(plain | settings)))
     try:
         await app.start()
         yield app

@@ -70,7 +70,8 @@ class Serving:
 
 
 @contextlib.contextmanager
-def serve(repository: Path, *options: str, **started: Any) -> Iterator[Serving]:
+def serve(repository: Path, *options: str, ends: int = 0, **started: Any) -> Iterator[Serving]:
+    """`ends`: with which status it is to end, after SIGTERM where the test has not ended it already."""
     path = os.pathsep.join(entry for entry in sys.path if entry)
     started["env"] = {**os.environ, **started.get("env", {}), "PYTHONPATH": path}
     command = [sys.executable, "-P", "-m", "duly.cli", "serve", "--models", str(repository), "--log-format", "json"]
@@ -82,7 +83,7 @@ def serve(repository: Path, *options: str, **started: Any) -> Iterator[Serving]:
             serving = Serving(process)
             yield serving
             process.terminate()
-            assert process.wait() == 0
+            assert process.wait() == ends
             serving._rest.join()
         finally:
             process.kill()

@@ -192,9 +192,18 @@ def test_nothing_is_urgent_that_nobody_watches_over(repository: Path, how: signa
         child(server, "duly watchdog").send_signal(how)
         until(lambda: metric(server, "duly_realtime") == 0)
         for pid in (server.process.pid, child(server, "duly double/1").pid):
-            assert policies(pid) == {(os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, 0)}
+            assert policies(pid) <= {(os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, 0), (os.SCHED_OTHER, 0)}
         assert asks(server.address) == [0, 2, 4, 6]
     assert server.entry("real time is over: the server and its workers run as any other process")
+
+
+@needs_rights
+def test_a_watchdog_that_is_stopped_ends_with_a_server_that_is_killed(repository: Path) -> None:
+    with serve(repository, "--realtime", ends=-signal.SIGKILL) as server:
+        watchdog = child(server, "duly watchdog")
+        watchdog.send_signal(signal.SIGSTOP)
+        server.process.kill()
+        watchdog.wait()
 
 
 @needs_rights

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from duly.core.events import DispatchBatch, WarmLane
+from duly.core.types import Frame
 from duly.runtime.driver import Driver
 from duly.runtime.given_state import GivenState
 from duly.runtime.held_frames import InputData
@@ -33,6 +34,11 @@ class FakeLane:
         self.forgotten: list[int] = []
         self.roused = 0
         self.gone = False
+        self.stages = False
+        self.leaves = 0
+        """How many more calls leave frames for the next one."""
+        self.staged: list[tuple[int, ...]] = []
+        """The frames that were brought ahead, by the seq, of each call."""
 
     def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]], last: frozenset[int]) -> bool:
         if self.gone:
@@ -41,6 +47,13 @@ class FakeLane:
         self.running.append((action, payloads))
         self.last = last
         return True
+
+    def stage(self, frames: Sequence[Frame], payloads: Sequence[Sequence[InputData]], bytes_max: int) -> bool:
+        assert len(frames) == len(payloads)
+        assert self.stages
+        self.staged.append(tuple(frame.seq for frame in frames))
+        self.leaves -= 1
+        return self.leaves >= 0
 
     def warm(self, action: WarmLane) -> bool:
         if self.gone:

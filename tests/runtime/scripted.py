@@ -20,10 +20,12 @@ from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Signature, TensorSpec
 from duly.runtime.admission import Admission
 from duly.runtime.catalogue import Catalogue
+from duly.runtime.device_memory import DeviceMemory
 from duly.runtime.driver import Driver
 from duly.runtime.hang import LOOK_NS, ProcessState
 from duly.runtime.model_host import ModelHost, VersionLimits
 from duly.runtime.outcome import Outcome
+from duly.runtime.placement import Placement
 from duly.runtime.samplers import Samplers
 from duly.runtime.supervisor import Supervisor
 from duly.worker import channel, handed_state
@@ -76,7 +78,9 @@ class Found:
 
 
 class ScriptedProcess:
-    """Stands in for a worker's `subprocess.Popen`. It loads at once, and answers a batch when the test says so."""
+    """Stands in for a worker's `subprocess.Popen`. It loads at once, and answers a batch when the test says so. On a
+    lane whose device has memory of its own it copies rows there when it is told of them, and runs what lies there then.
+    """
 
     def __init__(self, clock: Clock, descriptor: int, found: "Found") -> None:
         self.pid = 1
@@ -93,6 +97,13 @@ class ScriptedProcess:
         self._buffer = memoryview(bytearray(channel.MESSAGE_BYTES_MAX))
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket, self._read)
+        self._ahead: socket.socket | None = None
+        self._on_device: dict[tuple[int, int], bytes] = {}
+        """What lies on the device, by slot and row."""
+        self._newest = [0, 0]
+        self.copied_ahead = 0
+        """How many rows of batches lay on the device before their batch came."""
+        self._inputs: list[bytes] = []
 
     def poll(self) -> int | None:
         return self._code
@@ -111,9 +122,8 @@ class ScriptedProcess:
         started_ns = self._clock.now_ns
         self._clock.now_ns += MS
         frames: list[tuple[int, list[channel.TensorRef]]] = []
-        for index, (stream_id, reset, refs) in enumerate(run.frames):
-            offset, length, _, _ = refs[0]
-            data = bytes(self._region.inputs[run.slot][offset : offset + length])
+        for index, (stream_id, reset, _) in enumerate(run.frames):
+            data = self._inputs[index]
             self._region.outputs[run.slot][8 * index : 8 * index + 8] = data
             before = 0 if reset else self.states.get(stream_id, 0)
             self._found.before[int.from_bytes(data, "little")] = before
@@ -144,6 +154,37 @@ class ScriptedProcess:
                 self.asked_state = None
             self._loop.remove_reader(self._socket)
             self._socket.close()
+            self._close_ahead()
+
+    def _close_ahead(self) -> None:
+        if self._ahead is not None:
+            self._loop.remove_reader(self._ahead)
+            self._ahead.close()
+            self._ahead = None
+
+    def _read_ahead(self) -> None:
+        assert self._ahead is not None
+        message = self._ahead.recv(channel.MESSAGE_BYTES_MAX)
+        if not message:
+            self._close_ahead()
+            return
+        number, slot, rows = channel.decode_stage(message)
+        for row in rows:
+            self._on_device[slot, row] = self._row(slot, row)
+        self._newest[slot] = number
+
+    def _row(self, slot: int, row: int) -> bytes:
+        return bytes(self._region.inputs[slot][8 * row : 8 * row + 8])
+
+    def _bring(self, run: channel.Run) -> None:
+        """Takes the inputs of a batch to the device, except for those that lie there, as `input_copies` does."""
+        there = run.staged if self._newest[run.slot] == run.stage_number else ()
+        self.copied_ahead += len(there)
+        self._inputs = []
+        for row, (_, _, refs) in enumerate(run.frames):
+            offset, length, _, _ = refs[0]
+            assert (offset, length) == (8 * row, 8)
+            self._inputs.append(self._on_device[run.slot, row] if row in there else self._row(run.slot, row))
 
     def _read(self) -> None:
         try:
@@ -153,9 +194,19 @@ class ScriptedProcess:
         message = bytes(self._buffer[:length])
         match channel.kind_of(message) if message else channel.STOP:
             case channel.LOAD:
+                if fd >= 0:
+                    self._ahead = socket.socket(fileno=fd)
+                    self._ahead.setblocking(False)
+                    self._loop.add_reader(self._ahead, self._read_ahead)
                 self._load(channel.decode_text(message)[1]["model"])
             case channel.RUN:
                 self.asked = channel.decode_run(message, 1)
+                self._bring(self.asked)
+            case channel.WARM:
+                batch_id, slot, _ = channel.decode_warm(message)
+                self._region.inputs[slot][:8] = bytes(8)
+                now_ns = self._clock.now_ns
+                self._socket.send(channel.encode_done(channel.Done(batch_id, slot, now_ns, now_ns, [], {})))
             case channel.GIVE:
                 self.asked_state = (*handed_state.decode_places(message), fd)
             case channel.TAKE:
@@ -265,7 +316,7 @@ class Recording:
 class Bench:
     """A runtime that serves the models m/1 and n/1 on one lane."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, lane: str = LANE) -> None:
         self.clock = Clock()
         self.processes: list[ScriptedProcess] = []
         self.found = Found()
@@ -275,8 +326,11 @@ class Bench:
         self.driver = Driver(
             self.metrics, 1 << 20, self.clock.monotonic_ns, record=self.recording, fatal=self.fatal.append
         )
-        self.catalogue = Catalogue((LANE,))
+        self.catalogue = Catalogue((lane,))
         self.supervisor = Supervisor(self.catalogue, self.driver, self.metrics, 1, 600.0, SizeLimits())
+        self.memory = DeviceMemory("a GPU", LANE, 1000, 0)
+        """That of the lane's device."""
+        self.placement = self.supervisor.placement = Placement(self._memory)
         admission = Admission(lambda: self.driver.scheduler, self.clock.monotonic_ns, enforce=True)
         self.host = ModelHost(
             Repository(Path()),
@@ -298,6 +352,9 @@ class Bench:
         monkeypatch.setattr("duly.runtime.blame.FRUITLESS_MAX", 1 << 30)
         monkeypatch.setattr("duly.runtime.worker_process.time", self.clock)
         monkeypatch.setattr("duly.runtime.worker_process.subprocess.Popen", self._popen)
+
+    async def _memory(self, lane: str) -> DeviceMemory:
+        return self.memory
 
     def _popen(self, command: list[str], pass_fds: list[int], **_: object) -> ScriptedProcess:
         process = ScriptedProcess(self.clock, pass_fds[0], self.found)

@@ -29,10 +29,18 @@ from tests.runtime.scripted import LANE, Bench, Change, Injected, S, ScriptedPro
 SEEDS = 150
 
 
+def full(done: channel.Done, size_max: int) -> bytes:
+    """The failure of a batch of which it is said that there is memory for no more than so many frames."""
+    return channel.encode_text(channel.FAILED, {"reason": "no memory", "size_max": size_max}, done.batch_id)
+
+
 LIES: list[Change] = [
     lambda done: b"\xff",
     lambda done: channel.encode_done(done)[:-3],
     lambda done: channel.encode_text(channel.FAILED, {"reason": "?"}, done.batch_id + 1),
+    lambda done: full(done, len(done.frames)),
+    lambda done: full(done, 3),
+    lambda done: full(done, -1),
     but(batch_id=12345),
     lambda done: but(slot=1 - done.slot)(done),
     lambda done: but(frames=done.frames[1:])(done),
@@ -97,7 +105,7 @@ def places(bench: Bench) -> list[tuple[Any, str]]:
         (bench.metrics, "batch"),
         (bench.metrics, "outcome"),
         (bench.metrics, "worker_restarted"),
-        *((worker, "run") for worker in workers),
+        *((worker, name) for worker in workers for name in ("run", "stage")),
     ]
 
 
@@ -122,7 +130,8 @@ async def act(bench: Bench, rng: random.Random) -> None:
     """One thing that may happen."""
     bench.clock.now_ns += 1_000_000
     running = bench.running
-    match rng.choice(["open", "close", "send", "send", "send", "cancel", "answer", "answer", "lie", "silence", "die"]):
+    acts = ["open", "close", "send", "send", "send", "cancel", "answer", "answer", "lie", "silence", "die", "full"]
+    match rng.choice(acts):
         case "open":
             bench.open(rng.choice(["m/1", "n/1"]))
         case "close" if bench.streams:
@@ -136,6 +145,8 @@ async def act(bench: Bench, rng: random.Random) -> None:
             running.answer()
         case "lie" if running is not None:
             running.answer(rng.choice(LIES))
+        case "full" if running is not None:
+            running.answer(lambda done: full(done, len(done.frames) // 2))
         case "silence":
             await bench.silence(rng.choice([0.5, 11]))
         case "die" if running is not None:
@@ -143,11 +154,14 @@ async def act(bench: Bench, rng: random.Random) -> None:
     await bench.turn(rng.randint(0, 5))
 
 
+@pytest.mark.parametrize("lane", [LANE, "cuda:0"])
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_the_law_under_faults(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_the_law_under_faults(monkeypatch: pytest.MonkeyPatch, seed: int, lane: str) -> None:
+    """On the lane of a GPU frames are brought there ahead."""
+
     async def story() -> None:
         rng = random.Random(seed)
-        bench = Bench(monkeypatch)
+        bench = Bench(monkeypatch, lane)
         await bench.start()
         everyone = [bench.open(), bench.open("n/1")]
         for _ in range(rng.randint(5, 40)):
@@ -169,8 +183,10 @@ def test_the_law_under_faults(monkeypatch: pytest.MonkeyPatch, seed: int) -> Non
         for place in places(bench):
             disarm(*place)
         await bench.serves()
+        assert len(bench.placement.claims) == 2, "one for each worker"
         await bench.supervisor.close()
         assert not any(process.alive for process in bench.processes)
+        assert bench.placement.claims == ()
 
     with capture_logs():
         asyncio.run(story())

@@ -19,6 +19,7 @@ from duly.worker import channel
 from duly.worker.dtypes import DTYPES, TEXT, text_array
 from duly.worker.slot_layout import layout
 from duly.worker.text import read_texts, write_texts
+from tests import lane as tests_lane
 
 Array = npt.NDArray[Any]
 TIMEOUT_S = 60.0
@@ -57,11 +58,11 @@ def version_of(root: Path, name: str) -> ModelVersion:
     return next(version for version in versions if version.name == name)
 
 
-def load_body(version: ModelVersion, lane: str = "cpu:0", threads: int = 1) -> dict[str, Any]:
-    """What a LOAD message says of a version."""
+def load_body(version: ModelVersion, lane: str = "", threads: int = 1) -> dict[str, Any]:
+    """What a LOAD message says of a version. `lane`: empty for that of the run of tests."""
     return {
         "model": version.key,
-        "lane": lane,
+        "lane": lane or tests_lane.lane(),
         "folder": str(version.folder),
         "model_folder": str(version.model_folder),
         "config": version.config.model_dump(mode="json", by_alias=True),
@@ -84,22 +85,38 @@ def output_of(spec: TensorSpec, data: bytes, shape: tuple[int, ...]) -> Array:
 class Worker:
     """A worker process with a loaded model, to be used in a `with`."""
 
-    def __init__(self, version: ModelVersion, *, lane: str = "cpu:0", threads: int = 1, **limits: int) -> None:
-        """`limits`: those of `SizeLimits` that are not as a server without settings has them."""
+    def __init__(
+        self,
+        version: ModelVersion,
+        *,
+        lane: str = "",
+        threads: int = 1,
+        module: str = "duly.worker.main",
+        **limits: int,
+    ) -> None:
+        """`limits`: those of `SizeLimits` that are not as a server without settings has them. `module`: what runs."""
+        self.ahead, copier = channel.socket_pair()
+        """Where the worker hears of what it is to copy ahead."""
         self.socket, theirs = channel.socket_pair()
         self.socket.settimeout(TIMEOUT_S)
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "duly.worker.main", str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-m", module, str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             )
-        channel.send_text(self.socket, channel.LOAD, load_body(version, lane, threads) | {"limits": limits})
+        body = load_body(version, lane, threads) | {"limits": limits}
+        with copier:
+            channel.send_text(self.socket, channel.LOAD, body, [copier.fileno()])
         self.files: dict[str, list[object]] = {}
         """What the worker said of the files that it has read: SHA-256 and bytes, by name."""
         message, descriptors = channel.receive_text(self.socket)
-        while message and channel.kind_of(message) == channel.FILES:
-            self.files |= channel.decode_text(message)[1]
+        while message and channel.kind_of(message) in (channel.FILES, channel.PROGRESS, channel.ENGINE):
+            if channel.kind_of(message) == channel.FILES:
+                self.files |= channel.decode_text(message)[1]
+            elif channel.kind_of(message) == channel.ENGINE:
+                answer = {"folder": "", "there": False, "seconds": 0.0}
+                channel.send_text(self.socket, channel.ENGINE, answer)
             message, descriptors = channel.receive_text(self.socket)
         if not message or channel.kind_of(message) != channel.READY:
             reason = channel.decode_text(message)[1]["reason"] if message else "the worker died"
@@ -136,7 +153,10 @@ class Worker:
         slot: int = 0,
         variant: int = 0,
         last: Collection[int] = (),
+        staged: Collection[int] = (),
+        stage_number: int = 0,
     ) -> None:
+        """`staged`, `stage_number`: as RUN says; the rest as in `run`."""
         self.batch_id += 1
         entries = []
         for index, values in enumerate(frames):
@@ -150,7 +170,8 @@ class Worker:
                 refs.append((offset, len(data), encoding, shape))
             stream = streams[index] if streams else index
             entries.append((stream, bool(resets and resets[index]), refs))
-        self.socket.send(channel.encode_run(channel.Run(self.batch_id, slot, entries, variant, frozenset(last))))
+        run = channel.Run(self.batch_id, slot, entries, variant, frozenset(last), frozenset(staged), stage_number)
+        self.socket.send(channel.encode_run(run))
 
     def warm(self, slot: int = 0, variant: int = 0) -> None:
         """Has the worker run a frame of its own. Raises BatchFailed."""
@@ -186,6 +207,7 @@ class Worker:
     def close(self) -> None:
         """Closes this end, which is the worker's sign to end, and waits until it has."""
         self.socket.close()
+        self.ahead.close()
         self.process.wait(TIMEOUT_S)
 
     def __enter__(self) -> Self:

@@ -163,6 +163,17 @@ class ModelGone:
 
 
 @dataclass(slots=True)
+class BatchSizesLimited:
+    """There is not enough memory on the lane for larger batches of the variant. It holds until its next ModelReady."""
+
+    model: str
+    lane: str
+    variant: str
+    size_max: int
+    """The largest size that runs, one of those of ModelReady; the next smaller one counts where it is none."""
+
+
+@dataclass(slots=True)
 class TimerFired:
     pass
 
@@ -189,6 +200,7 @@ Event = (
     | LaneDown
     | ModelReady
     | ModelGone
+    | BatchSizesLimited
     | TimerFired
     | DrainRequested
 )
@@ -271,6 +283,23 @@ class AdviseStream:
     advice: Advice
     reason: str
     period_ns: int = 0
+
+
+# ---- what may come next ----
+
+
+@dataclass(slots=True)
+class Foreseen:
+    """What a lane that is busy would run next if nothing happened until it is free. It is a hint, so that the host may
+    prepare the batch, and says nothing of what will be dispatched.
+    """
+
+    lane: str
+    model: str
+    variant: str
+    frames: list[Frame]
+    full: bool
+    """Whether there is no room for more frames; else those that come now may join it."""
 
 
 Action = DispatchBatch | WarmLane | ReadApart | ResolveFrame | AdviseStream

@@ -74,6 +74,11 @@ class Lanes:
             self.free += 1
         return batch
 
+    def batch_on(self, lane: str) -> Batch | None:
+        """What the lane runs; None: nothing, or it is not up."""
+        state = self.up.get(lane)
+        return self._running.get(state.batch_id) if state is not None and state.batch_id is not None else None
+
     def running(self, model: str, lane: str | None) -> list[int]:
         """Ids of the batches of the model that run on that lane, or on any lane where `lane` is None."""
         return [

@@ -6,7 +6,7 @@ goes from one lane when its worker there is gone, or altogether when it is unloa
 
 from collections.abc import Container, Iterable, Mapping
 
-from duly.core.events import ModelReady
+from duly.core.events import BatchSizesLimited, ModelReady
 from duly.core.state import VariantState
 from duly.core.timing.lane_speed import LaneSpeed
 from duly.core.timing.profile import Profile
@@ -43,6 +43,14 @@ class ModelTable:
         variant.plan()
         self._changed()
         return variant
+
+    def limited(self, event: BatchSizesLimited) -> None:
+        """The variant of the event has no larger batches on that lane any more, if the lane serves it."""
+        model = self.by_name.get(event.model)
+        for variant in model.variants.values() if model is not None else ():
+            if variant.name == event.variant and event.lane in variant.profiles:
+                variant.profiles[event.lane].limit(event.size_max)
+                variant.plan()
 
     def gone(self, name: str, lane: str) -> None:
         """The lane no longer serves the model, which must be known."""

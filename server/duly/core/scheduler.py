@@ -25,7 +25,7 @@ from typing import assert_never
 from duly.core.advice import Adviser
 from duly.core.dispatch.batch_caps import caps_ns
 from duly.core.dispatch.best_effort_share import ClassShares
-from duly.core.dispatch.choose import DispatchContext, Hold, next_batch, something_waits
+from duly.core.dispatch.choose import DispatchContext, Hold, foreseen, next_batch, something_waits
 from duly.core.dispatch.deferral import may_hold
 from duly.core.dispatch.large_frames import Startable
 from duly.core.events import (
@@ -34,8 +34,10 @@ from duly.core.events import (
     AdviseStream,
     BatchFailed,
     BatchFinished,
+    BatchSizesLimited,
     DrainRequested,
     Event,
+    Foreseen,
     FrameRead,
     FrameRefused,
     FramesArrived,
@@ -181,6 +183,26 @@ class Scheduler:
                 wake_ns = spare_ns
         return wake_ns
 
+    def foresee(self, lane: str, now_ns: int) -> Foreseen | None:
+        """Returns what the lane would run next, if it ends what it runs when that usually ends, and nothing happens
+        until then. None: it runs nothing, nothing waits for it, or another lane is expected to take that before. It
+        changes nothing, so whether the host asks has no effect on what is decided.
+        """
+        running = self._lanes.batch_on(lane)
+        if running is None or not self._frames.waiting:
+            return None
+        ends_ns = _ends_ns(running)
+        batch = foreseen(max(now_ns, ends_ns), lane, len(self._lanes.up), self._context)
+        if batch is None:
+            return None
+        for other, state in self._lanes.up.items():
+            sooner = self._lanes.batch_on(other) if other != lane and state.batch_id is not None else None
+            if sooner is not None and other in batch.variant.profiles and _ends_ns(sooner) < ends_ns:
+                return None
+        variant = batch.variant
+        full = len(batch.frames) == variant.profiles[lane].batch_max
+        return Foreseen(lane, variant.model, variant.name, [queued.frame for queued in batch.frames], full)
+
     def _terms(self) -> dict[int, StreamTerms]:
         """The terms of all open streams but those of spare time, by the ids with which their frames come."""
         groups, members = self._fusion.joiner.groups, self._fusion.members
@@ -294,6 +316,10 @@ class Scheduler:
             case ModelGone():
                 if event.model in self._models.by_name:
                     self._model_gone(now_ns, event.model, event.lane, event.reason, event.back_ns, event.innocent)
+            case BatchSizesLimited():
+                self._models.limited(event)
+                self._frames.plan_drop()
+                self._bound_blocking()
             case DrainRequested():
                 self._drain_ns = event.until_ns
                 self._frames.draining = self._context.draining = True
@@ -555,6 +581,15 @@ class Scheduler:
 
 def _class_of(doomed: tuple[QueuedFrame, VariantState]) -> StreamClass:
     return doomed[0].stream_class
+
+
+def _ends_ns(batch: Batch) -> int:
+    """Returns when a batch that runs should end, as such batches usually do."""
+    profile = batch.variant.profiles.get(batch.lane)
+    if profile is None or not 0 < len(batch.frames) <= profile.batch_max:
+        return batch.started_ns + batch.planned_ns
+    size = len(batch.frames)
+    return batch.started_ns + profile.usual_ns[size] + max(0, batch.planned_ns - profile.plan_ns[size])
 
 
 def _phase_ns(now_ns: int, stream: StreamState) -> int:

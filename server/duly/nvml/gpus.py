@@ -57,7 +57,7 @@ def devices_of_lanes(lanes: Sequence[str], devices: Sequence[str]) -> dict[str, 
     """
     found = {}
     for lane in lanes:
-        kind, _, number = lane.partition(":")
+        kind, _, number = lane.partition("/")[0].partition(":")  # of several lanes on one GPU, too
         if (kind == "cuda" or (kind == "tensorrt-rtx" and len(devices) == 1)) and int(number) < len(devices):
             found[lane] = devices[int(number)]
     return found

@@ -18,6 +18,7 @@ import socket
 import sys
 from pathlib import Path
 
+from duly.die_with_parent import die_with_parent
 from duly.realtime import memory, scheduling
 from duly.realtime.silence import LOOK_NS, MESSAGE_BYTES_MAX, ORDINARY, READY, Silence
 
@@ -26,11 +27,11 @@ _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 def main(arguments: list[str]) -> int:
     descriptor, parent_pid = map(int, arguments)
+    die_with_parent(parent_pid)  # one that is stopped would never hear that it is gone
     with contextlib.suppress(OSError):  # a name for `ps`, and no more
         Path("/proc/self/comm").write_text("duly watchdog")
     with socket.socket(fileno=descriptor) as connection, contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        if os.getppid() == parent_pid:
-            _watch(connection, parent_pid)
+        _watch(connection, parent_pid)
     return 0
 
 

@@ -10,7 +10,7 @@ from math import prod
 
 from duly.models.spec import ELEMENT_BYTES, Signature
 from duly.runtime.outcome import Output
-from duly.runtime.worker_port import BatchResult
+from duly.runtime.worker_port import BatchResult, NoRoom
 from duly.worker import channel
 from duly.worker.slot_layout import layout
 
@@ -51,22 +51,23 @@ class Answers:
         ]
         """For each output, its shape if that is fixed and fills the output's room exactly, else None."""
         self._guards = signature.guards
+        self._sizes = signature.batch_sizes
         self._bytes_max = [spec.bytes_max for spec in signature.outputs]
         self._bases, needed = layout(self._bytes_max, max(signature.batch_sizes))
         if needed > region.output_bytes:
             raise BrokenAnswer(f"its region has {region.output_bytes} bytes for outputs that take {needed}")
 
-    def read(self, message: bytes, asked: Asked | None, now_ns: int) -> BatchResult | str:
+    def read(self, message: bytes, asked: Asked | None, now_ns: int) -> BatchResult | NoRoom | str:
         """Returns the result of the batch that was `asked` for, or the worker's reason why the batch failed.
 
-        Raises BrokenAnswer.
+        Raises BrokenAnswer, and DeviceGone.
         """
         if asked is None:
             raise BrokenAnswer("an answer though nothing runs")
         try:
             kind = channel.kind_of(message)
             if kind == channel.FAILED:
-                return _reason(message, asked)
+                return self._failure(message, asked)
             if kind != channel.DONE:
                 raise BrokenAnswer(f"a message of kind {kind}")
             done = channel.decode_done(message, len(self._bases))
@@ -92,6 +93,22 @@ class Answers:
         if len(done.reasons) != len(result.invalid) + len(result.failed):
             raise BrokenAnswer("a reason for a frame that ran, or is not there")
         return result
+
+    def _failure(self, message: bytes, asked: Asked) -> NoRoom | str:
+        batch_id, body = channel.decode_text(message)
+        reason = body.get("reason")
+        if batch_id != asked.batch_id or not isinstance(reason, str):
+            raise BrokenAnswer(
+                f"the failure of batch {batch_id} while batch {asked.batch_id} runs, reason {reason!r:.100}"
+            )
+        if body.get("lost") is True:
+            raise DeviceGone(words(reason, REASON_CHARS_MAX))
+        size_max = body.get("size_max")
+        if size_max is None:
+            return words(reason, REASON_CHARS_MAX)
+        if type(size_max) is not int or size_max >= asked.size or size_max not in (0, *self._sizes):
+            raise BrokenAnswer(f"batches of {str(size_max)[:40]} at the most, after one of {asked.size} has failed")
+        return NoRoom(words(reason, REASON_CHARS_MAX), size_max)
 
     def _found(self, index: int, flags: int) -> tuple[str, ...]:
         """Returns the names of the guards that found something on a frame."""
@@ -130,16 +147,6 @@ class Answers:
             return copied
 
         return outputs
-
-
-def _reason(message: bytes, asked: Asked) -> str:
-    batch_id, body = channel.decode_text(message)
-    reason = body.get("reason")
-    if batch_id != asked.batch_id or not isinstance(reason, str):
-        raise BrokenAnswer(f"the failure of batch {batch_id} while batch {asked.batch_id} runs, reason {reason!r:.100}")
-    if body.get("lost") is True:
-        raise DeviceGone(words(reason, REASON_CHARS_MAX))
-    return words(reason, REASON_CHARS_MAX)
 
 
 def words(said: object, chars_max: int) -> str:

@@ -46,8 +46,13 @@ class LoadedVersion:
     """What the version is, as its first worker has loaded it; None until then."""
     providers: list[tuple[str, ...]] = field(default_factory=list)
     """The execution providers that truly run each variant, as the newest worker reports them."""
+    weights_bytes: int = 0
+    """What its files of weights have, as far as they can be told by their names; the least that it takes in memory."""
     memory_bytes_max: int = 0
     """Private memory that each of its workers lets itself have; 0: they have no limit of their own."""
+    sizes_max: dict[tuple[str, str], int] = field(default_factory=dict)
+    """The largest batches for which there is memory, by lane and variant, where larger ones have failed for want of it.
+    """
     hollow: bool = False
     """Whether a worker was given up because it gave nothing finite; another one fails the version."""
     workers: dict[str, Worker] = field(default_factory=dict)
@@ -72,6 +77,22 @@ class LoadedVersion:
     def serves(self) -> bool:
         """Whether a frame can be served now."""
         return self.state is not VersionState.FAILED and bool(self.workers)
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with it, whether it serves or not; empty: nothing is."""
+        limits = [f"{size} on {lane} ({variant})" for (lane, variant), size in self.sizes_max.items()]
+        limited = f"for want of memory batches have at most as many frames: {', '.join(limits)}" if limits else ""
+        return "; ".join(filter(None, (self.error, limited)))
+
+    @property
+    def progress(self) -> str:
+        """What the workers that load it do, for people; empty: nothing that takes long is known."""
+        busy = [worker for worker in self.starting if worker.progress.doing]
+        if not busy:
+            return ""
+        now_s = asyncio.get_running_loop().time()
+        return "; ".join(sorted(f"{worker.progress.told(now_s)} ({worker.lane})" for worker in busy))
 
     @property
     def failure(self) -> str:
@@ -214,6 +235,8 @@ class Catalogue:
             )
         failed = loaded or (known[0] if known else None)
         error = failed.error if failed is not None else self.problems[name]
+        if not error and failed is not None:
+            error = f"it is being loaded{f': {failed.progress}' if failed.progress else ''}"
         raise ModelError("MODEL_NOT_READY", f"model {name!r} is not ready: {error or 'it is being loaded'}")
 
     def current(self, loaded: LoadedVersion) -> LoadedVersion | None:

@@ -28,6 +28,7 @@ from duly.core.events import (
     AdviseStream,
     BatchFailed,
     BatchFinished,
+    BatchSizesLimited,
     DispatchBatch,
     Event,
     FrameRead,
@@ -52,7 +53,8 @@ from duly.runtime.hand_over import HandOver
 from duly.runtime.held_frames import HeldFrame, HeldFrames, InputData
 from duly.runtime.outcome import BatchRun, Outcome, Sink, Tap
 from duly.runtime.recorder import Recorder, SafeRecorder
-from duly.runtime.worker_port import BatchResult, LaneWorker
+from duly.runtime.staging import Staging
+from duly.runtime.worker_port import BatchResult, LaneWorker, NoRoom
 
 _log = structlog.get_logger("duly.driver")
 
@@ -90,6 +92,8 @@ class Driver:
         """What frames take beyond usual ones, for the models whose frames have several sizes."""
         self.read_apart: dict[str, Callable[[HeldFrame], None]] = {}
         """What reads frames beside the lanes and reports to `frame_read`, for the models where that can be."""
+        self.limited: Callable[[BatchSizesLimited], None] = lambda limit: None
+        """Is told of each limit of batches, once it holds."""
         self.blame = Blame()
         self.seqs = count(1)
         """Gives the next number for a frame."""
@@ -102,6 +106,13 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._awake = Awake(clock) if stay_awake else None
         self._workers: dict[tuple[str, str], LaneWorker] = {}
+        self._staging = Staging(
+            lambda lane: self.scheduler.foresee(lane, clock()),
+            self._workers,
+            self.held,
+            self.read_apart.__contains__,
+            clock,
+        )
         self._delivery = Delivery(metrics, self.held, self._close_soon, unheard)
         self._runs: dict[int, BatchRun] = {}
         self._hand_overs: dict[int, HandOver] = {}
@@ -193,6 +204,7 @@ class Driver:
 
     def add_worker(self, worker: LaneWorker) -> None:
         self._workers[worker.model, worker.lane] = worker
+        self._staging.add(worker)
         if self._awake is not None:
             worker.rouse()
 
@@ -249,11 +261,17 @@ class Driver:
         certain = len(tried) == 1 and tried[0][1]
         return "; the frame ran alone, and a worker had ended before while it ran it" if certain else ""
 
-    def batch_ended(self, batch_id: int, result: BatchResult | str) -> None:
+    def batch_ended(self, batch_id: int, result: BatchResult | NoRoom | str) -> None:
         """Takes the report of a worker on a batch: its result, or why it failed."""
         running = self._runs.get(batch_id)
         if running is None and self._warming.pop(batch_id, None) is None:
             return
+        if isinstance(result, NoRoom):
+            if running is not None and result.size_max:
+                self._limit(running.batch, result.size_max)  # before the lane is free for another such batch
+                if self._runs.get(batch_id) is not running:
+                    return
+            result = result.reason
         if isinstance(result, str):
             self._step(BatchFailed(batch_id, result), None)
             return
@@ -288,6 +306,20 @@ class Driver:
         if running.batch.moves_state:
             event.extra_ns = -1  # how long the states were on their way says nothing about the model
         self._step(event, result)
+
+    def _limit(self, batch: DispatchBatch, size_max: int) -> None:
+        """Has the variant of that batch run only smaller ones on its lane, until its worker is replaced."""
+        limit = BatchSizesLimited(batch.model, batch.lane, batch.variant, size_max)
+        _log.warning(
+            "batches are smaller from now on, for want of memory",
+            model=batch.model,
+            lane=batch.lane,
+            variant=batch.variant,
+            failed=len(batch.frames),
+            size_max=size_max,
+        )
+        self.submit(limit)
+        self.limited(limit)
 
     # ---- for what reads beside the lanes ----
 
@@ -344,6 +376,7 @@ class Driver:
         if self._arrivals:
             frames, self._arrivals = self._arrivals, []
             self._step(FramesArrived(frames), None)
+            self._staging.changed()
 
     def _step(self, event: Event, result: BatchResult | None) -> None:
         if self._arrivals:
@@ -425,6 +458,7 @@ class Driver:
                 for frame in action.frames if hand_over is not None else ():
                     if frame.stream_id not in self._delivery.sinks:  # it has closed while the state was on its way
                         worker.forget(frame.stream_id)
+                self._staging.began(action)
                 if self._awake is not None:
                     self._stay_awake_for(self._awake, worker, action)
                 return
@@ -494,6 +528,7 @@ class Driver:
         self._hand_overs.clear()
         self._warming.clear()
         self._arrivals.clear()
+        self._staging.stop_all()
         now_ns = self.clock()
         for held in self.held.all():
             # What is the server's own has no run then: its version has not failed on it.

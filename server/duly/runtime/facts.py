@@ -1,12 +1,13 @@
 """What a fresh scheduler must know to take over from one that failed: which lanes are up, which models are ready, which
 streams are open.
 
-One event is kept for each lane, each variant on a lane, and each open stream, and no more.
+One event is kept for each lane, each variant on a lane, the limit of its batches, and each open stream, and no more.
 """
 
 from collections.abc import Iterator
 
 from duly.core.events import (
+    BatchSizesLimited,
     DrainRequested,
     Event,
     FrameRefused,
@@ -28,6 +29,8 @@ class Facts:
         frames may wait."""
         self._gone: dict[tuple[str, str], ModelGone] = {}
         """The models and lanes of `_ready` that have no worker now."""
+        self._limited: dict[tuple[str, str], dict[str, BatchSizesLimited]] = {}
+        """The variants of `_ready` that have only smaller batches."""
         self._streams: dict[int, StreamOpened] = {}
         self._drain: DrainRequested | None = None
 
@@ -48,6 +51,9 @@ class Facts:
             case ModelReady():
                 self._ready.setdefault((event.model, event.lane), {})[event.variant] = event
                 self._gone.pop((event.model, event.lane), None)
+                self._limited.get((event.model, event.lane), {}).pop(event.variant, None)
+            case BatchSizesLimited() if event.variant in self._ready.get((event.model, event.lane), {}):
+                self._limited.setdefault((event.model, event.lane), {})[event.variant] = event
             case ModelGone(lane=None):
                 self._forget([key for key in self._ready if key[0] == event.model])
             case ModelGone(lane=str(lane)) if (event.model, lane) in self._ready:
@@ -86,6 +92,8 @@ class Facts:
         yield from list(self._lanes.values())
         for variants in list(self._ready.values()):
             yield from list(variants.values())
+        for limits in list(self._limited.values()):
+            yield from list(limits.values())
         yield from list(self._gone.values())
         if self._drain is not None:
             yield self._drain
@@ -97,6 +105,7 @@ class Facts:
         for key in keys:
             del self._ready[key]
             self._gone.pop(key, None)
+            self._limited.pop(key, None)
 
 
 def _runs_as(opened: StreamOpened) -> int:

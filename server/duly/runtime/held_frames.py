@@ -136,6 +136,10 @@ class HeldFrames:
             for frame in frames
         ]
 
+    def holds(self, frame: Frame) -> bool:
+        """Whether the frame is held, of a joint frame all its pieces."""
+        return all([piece.seq in self._by_seq for piece in pieces_of(frame)])
+
     def of(self, frames: Sequence[Frame]) -> list[HeldFrame]:
         """Returns those of these frames that are held, in place of joint frames their pieces."""
         return [self._by_seq[piece.seq] for frame in frames for piece in pieces_of(frame) if piece.seq in self._by_seq]

@@ -29,7 +29,7 @@ from duly.runtime.load_answers import Row
 from duly.runtime.tasks import once
 from duly.runtime.worker_groups import WorkerGroups
 from duly.runtime.worker_launch import start_reader
-from duly.runtime.worker_port import BatchResult
+from duly.runtime.worker_port import BatchResult, NoRoom
 from duly.runtime.worker_process import Worker, WorkerError
 from duly.worker.channel import ROW, ROW_HEAD
 
@@ -258,11 +258,11 @@ class _Reader:
 
     # ---- what the process says ----
 
-    def answered(self, number: int, result: BatchResult | str) -> None:
+    def answered(self, number: int, result: BatchResult | NoRoom | str) -> None:
         held, self._reading = self._reading, None
         if held is not None:
-            if isinstance(result, str):
-                self._driver.frame_read(held, failed=result)
+            if isinstance(result, NoRoom | str):
+                self._driver.frame_read(held, failed=result.reason if isinstance(result, NoRoom) else result)
             elif result.invalid or result.failed:
                 self._driver.frame_read(held, invalid=result.invalid.get(0, ""), failed=result.failed.get(0, ""))
             elif held.payload:

@@ -1,6 +1,6 @@
 """Copies the payloads of a batch into the slot that its worker reads, which is the one copy that is made of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from duly.core.events import DispatchBatch
 from duly.runtime.held_frames import InputData
@@ -16,9 +16,12 @@ def fill_slot(
     bases: Sequence[int],
     bytes_max: Sequence[int],
     shares: Callable[[ClientMemory], bool],
+    order: Sequence[int],
+    there: Collection[int],
 ) -> tuple[list[tuple[int, bool, list[channel.TensorRef]]], list[shared_frames.Piece], int]:
     """Fills a slot of the region. `bases`: where the first frame's place for each input begins; `bytes_max`: how large
-    such a place is. `shares`: whether the worker reads that memory of a client itself.
+    such a place is. `shares`: whether the worker reads that memory of a client itself. `order`: the index of the frame
+    that goes to each row. `there`: the rows that are filled already.
 
     Returns the frames as the worker is told of them, what it has to read itself, and how many bytes were filled with
     either. Raises ValueError where a payload does not fit its place, and OSError where the system has no memory for it.
@@ -26,26 +29,41 @@ def fill_slot(
     frames: list[tuple[int, bool, list[channel.TensorRef]]] = []
     pieces: list[shared_frames.Piece] = []
     filled = 0
-    area = region.inputs[slot]
     resets = action.resets_state
-    for index, (frame, payload) in enumerate(zip(action.frames, payloads, strict=True)):
+    for row, index in enumerate(order):
+        frame, payload = action.frames[index], payloads[index]
         if len(payload) != len(bases):
             raise ValueError(f"a frame with {len(payload)} inputs, the model takes {len(bases)}")
         refs: list[channel.TensorRef] = []
         for position, (encoding, shape, data) in enumerate(payload):
-            offset, length = bases[position] + index * bytes_max[position], len(data)
-            if length > bytes_max[position]:  # it would reach into its neighbour's place
-                text = f"a frame with {length} bytes for input {position}, the model takes {bytes_max[position]}"
-                raise ValueError(text)
-            if isinstance(data, SharedData) and shares(data.memory):
+            offset, length = bases[position] + row * bytes_max[position], len(data)
+            refs.append((offset, length, encoding, shape))
+            if row in there:
+                continue
+            if isinstance(data, SharedData) and length <= bytes_max[position] and shares(data.memory):
                 pieces.append((data.memory.stream_id, data.offset, offset, length))
             else:
-                region.reserve(slot, offset, length)
-                if isinstance(data, SharedData):
-                    data.read_into(area[offset : offset + length])
-                else:
-                    area[offset : offset + length] = data
-            refs.append((offset, length, encoding, shape))
+                put(region, slot, position, offset, data, bytes_max[position])
             filled += length
         frames.append((frame.stream_id, frame.seq in resets, refs))
     return frames, pieces, filled
+
+
+def put(
+    region: channel.Region,
+    slot: int,
+    position: int,
+    offset: int,
+    data: bytes | memoryview | SharedData,
+    bytes_max: int,
+) -> None:
+    """Copies the data of one input to its place. Raises as `fill_slot` does."""
+    length = len(data)
+    if length > bytes_max:  # it would reach into its neighbour's place
+        raise ValueError(f"a frame with {length} bytes for input {position}, the model takes {bytes_max}")
+    region.reserve(slot, offset, length)
+    area = region.inputs[slot]
+    if isinstance(data, SharedData):
+        data.read_into(area[offset : offset + length])
+    else:
+        area[offset : offset + length] = data

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from duly.core.events import DispatchBatch, WarmLane
+from duly.core.types import Frame
 from duly.runtime.given_state import GivenState
 from duly.runtime.held_frames import InputData
 from duly.runtime.outcome import Output
@@ -31,6 +32,15 @@ class BatchResult:
     """The guards that found something on frames, by their index in the batch. None: nothing was found."""
 
 
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """A batch that failed as there is not enough memory for so many frames, whatever they are."""
+
+    reason: str
+    size_max: int
+    """The largest size of the variant that runs there; 0: none does."""
+
+
 class LaneWorker(Protocol):
     model: str
     lane: str
@@ -39,11 +49,21 @@ class LaneWorker(Protocol):
     def busy(self) -> bool:
         """Whether a batch runs that has not been reported."""
 
+    @property
+    def stages(self) -> bool:
+        """Whether it is worth while to `stage` frames."""
+
     def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]], last: frozenset[int]) -> bool:
         """Starts the batch, whose end is reported to `Driver.batch_ended`. Returns False if the worker is gone. `last`:
         the indices of the frames that are the last of their streams.
 
         Raises if the batch cannot be handed over. In both cases nothing has been started.
+        """
+
+    def stage(self, frames: Sequence[Frame], payloads: Sequence[Sequence[InputData]], bytes_max: int) -> bool:
+        """Takes in frames that are likely to be in its next batch, of its own inputs up to `bytes_max` bytes and one
+        frame at least. Those that have been taken in are passed over. Returns whether some are left. It never raises
+        for the sake of a frame.
         """
 
     def warm(self, action: WarmLane) -> bool:

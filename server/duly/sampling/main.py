@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from duly.die_with_parent import die_with_parent, leave_signals_to_server
 from duly.sampling import wire
 from duly.sampling.files import File, packed
 from duly.sampling.limits import MEMORY_BYTES_MAX, WriterSettings
@@ -30,7 +31,6 @@ from duly.sampling.sample import Form, Sample
 from duly.sampling.writing import FolderGone, Writing
 from duly.worker import kernel, landlock, seccomp
 from duly.worker.background import step_back
-from duly.worker.die_with_parent import die_with_parent, leave_signals_to_server
 
 OPEN_FILES_MAX = 64
 """The process that writes has no more descriptors."""

@@ -5,12 +5,22 @@ copied into an array of the graph's own layout and back, unless the batch has on
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from duly.worker.dtypes import Array
 from duly.worker.graph import Axis
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Inputs that are brought to the device by somebody else than the session (`input_copies`)."""
+
+    slot: int
+    addresses: Mapping[str, int]
+    """Where the rows of the graph's inputs begin on the device, by name."""
 
 
 class BoundBatch(Protocol):
@@ -28,8 +38,16 @@ class BoundBatch(Protocol):
 class Session(Protocol):
     """A graph that takes and gives rows: arrays with the batch as their first dimension."""
 
-    def bind(self, size: int, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> BoundBatch:
-        """Binds a batch of `size` frames to arrays that stay where they are. An output of None has any shape."""
+    def bind(
+        self,
+        size: int,
+        inputs: Mapping[str, Array],
+        outputs: Mapping[str, Array | None],
+        placed: Placed | None = None,
+    ) -> BoundBatch:
+        """Binds a batch of `size` frames to arrays that stay where they are. An output of None has any shape.
+        `placed`: the inputs that will be on the device when the batch runs.
+        """
         ...
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
@@ -49,11 +67,20 @@ class RowSession:
         self._session = session
         self._axes = axes
 
-    def bind(self, size: int, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> BoundBatch:
+    def bind(
+        self,
+        size: int,
+        inputs: Mapping[str, Array],
+        outputs: Mapping[str, Array | None],
+        placed: Placed | None = None,
+    ) -> BoundBatch:
+        if placed is not None:  # rows that are laid out anew are not brought as they are
+            as_rows = {name: address for name, address in placed.addresses.items() if name not in self._axes}
+            placed = Placed(placed.slot, as_rows)
         bound_inputs, into = self._buffers(inputs)
         bound_outputs, out_of = self._buffers({name: rows for name, rows in outputs.items() if rows is not None})
         free: dict[str, Array | None] = dict.fromkeys(outputs)
-        binding = self._session.bind(size, bound_inputs, free | bound_outputs)
+        binding = self._session.bind(size, bound_inputs, free | bound_outputs, placed)
         return _RowBinding(binding, self._axes, into, out_of)
 
     def _buffers(self, tensors: Mapping[str, Array]) -> tuple[dict[str, Array], list[tuple[Array, Array]]]:

@@ -16,11 +16,14 @@ shrinking does not keep pages from being freed. Descriptors are received with RE
 descriptors than a message may have are an error, as is a text that could change or block while it is read.
 
     server -> worker   LOAD (json)   RUN   WARM   FORGET (stream ids)   PING   STOP   AWAKE
-                       GIVE (memfd)   TAKE (memfd)   SHARE (memfd)   GATHER
-    worker -> server   FILES (json), any number, then READY (json + memfd) | LOAD_FAILED (json)
+                       GIVE (memfd)   TAKE (memfd)   SHARE (memfd)   GATHER   ENGINE (json)
+                       STAGE, on a socket of its own that comes with LOAD
+    worker -> server   FILES, PROGRESS, ENGINE (json), any number, then READY (json + memfd) | LOAD_FAILED (json)
                        DONE   FAILED (json)   PONG   STATE
 
-GIVE, STATE and TAKE are explained in `worker/handed_state`, SHARE and GATHER in `worker/shared_frames`.
+An ENGINE of the worker's asks for what a provider has compiled before, and one of the server's answers it
+(`worker/engines`). GIVE, STATE and TAKE are explained in `worker/handed_state`, SHARE and GATHER in
+`worker/shared_frames`, and STAGE in `worker/input_copies`.
 """
 
 import contextlib
@@ -39,7 +42,8 @@ from typing import Any
 from duly.realtime import memory
 
 LOAD, RUN, FORGET, STOP, READY, LOAD_FAILED, DONE, FAILED = range(1, 9)
-WARM, FILES, PING, PONG, GIVE, STATE, TAKE, AWAKE, SHARE, GATHER = range(9, 19)
+WARM, FILES, PING, PONG, GIVE, STATE, TAKE, AWAKE, SHARE, GATHER, STAGE = range(9, 20)
+ENGINE, PROGRESS = 30, 31
 
 OK, INVALID, FRAME_FAILED = range(3)
 """How one frame of a DONE batch fared."""
@@ -49,6 +53,8 @@ MESSAGE_BYTES_MAX = 200_000
 buffer; 212,992 is the kernel's default `wmem_max`."""
 AWAKE_NS_MAX = 1_000_000
 """A worker that stays awake looks for its next message for no longer than this, then it sleeps until one comes."""
+PROGRESS_MAX = 10_000
+"""A worker says no more often what it does while it loads a model: two variants of 256 sizes take 520 times."""
 TEXT_BYTES_MAX = 64 << 20
 """LOAD and READY may be longer than a message, as a model may have thousands of inputs with long names."""
 _SIZE_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -85,11 +91,12 @@ _ID = struct.Struct("<Q")
 _PAD = tuple((0,) * (DIMS_MAX - n) for n in range(DIMS_MAX + 1))
 
 _FLAGS = struct.Struct("<H")
-_RESET, _LAST = 1, 2
+_RESET, _LAST, _STAGED = 1, 2, 4
 """What is said of a frame beside its stream."""
 _HOLLOW, _FLAGGED = 1, 2
 """What is said of a DONE batch: `Done.hollow`, and whether the flags of its frames follow them."""
 NONE_LAST: frozenset[int] = frozenset()
+NONE_STAGED: frozenset[int] = frozenset()
 
 TensorRef = tuple[int, int, int, tuple[int, ...]]
 """(offset within the slot's area in bytes, length in bytes, index into ENCODINGS, shape)."""
@@ -106,6 +113,10 @@ class Run:
     """The index of the variant; 0 is the most accurate one."""
     last: frozenset[int] = NONE_LAST
     """The frames, by index, that are the last of their streams."""
+    staged: frozenset[int] = NONE_STAGED
+    """The frames, by index, whose rows were told of by STAGE, and have not changed since."""
+    stage_number: int = 0
+    """The number of the last STAGE of this slot, where any are."""
 
 
 @dataclass(slots=True)
@@ -178,21 +189,40 @@ def _tensors(values: tuple[int, ...]) -> list[TensorRef]:
 def encode_run(run: Run) -> bytes:
     out = [_HEAD.pack(RUN, run.slot, len(run.frames), run.variant, run.batch_id)]
     for index, (stream_id, reset, tensors) in enumerate(run.frames):
-        out.append(_packed(stream_id, _LAST | reset if index in run.last else reset, tensors))
+        flags = _LAST | reset if index in run.last else int(reset)
+        out.append(_packed(stream_id, flags | _STAGED if index in run.staged else flags, tensors))
+    if run.staged:
+        out.append(_ID.pack(run.stage_number))
     return b"".join(out)
 
 
 def decode_run(message: bytes, inputs: int) -> Run:
     _, slot, count, variant, batch_id = _HEAD.unpack_from(message)
     at, frame = _HEAD.size, _frame(inputs)
-    frames, last = [], []
+    frames, last, staged = [], [], []
     for index in range(count):
         values = frame.unpack_from(message, at)
         at += frame.size
         frames.append((values[0], bool(values[1] & _RESET), _tensors(values)))
         if values[1] & _LAST:
             last.append(index)
-    return Run(batch_id, slot, frames, variant, frozenset(last) if last else NONE_LAST)
+        if values[1] & _STAGED:
+            staged.append(index)
+    run = Run(batch_id, slot, frames, variant, frozenset(last) if last else NONE_LAST)
+    if staged:
+        run.staged, run.stage_number = frozenset(staged), _ID.unpack_from(message, at)[0]
+    return run
+
+
+def encode_stage(number: int, slot: int, rows: Sequence[int]) -> bytes:
+    """Tells that rows of a slot hold what a batch may need that has not begun. `rows`: in rising order."""
+    return _HEAD.pack(STAGE, slot, len(rows), 0, number) + struct.pack(f"<{len(rows)}H", *rows)
+
+
+def decode_stage(message: bytes) -> tuple[int, int, list[int]]:
+    """Returns (number, slot, rows)."""
+    _, slot, count, _, number = _HEAD.unpack_from(message)
+    return number, slot, list(struct.unpack_from(f"<{count}H", message, _HEAD.size))
 
 
 def encode_warm(batch_id: int, slot: int, variant: int) -> bytes:
@@ -309,8 +339,10 @@ def decode_awake(message: bytes) -> int:
 
 
 def encode_text(kind: int, body: dict[str, Any], batch_id: int = 0) -> bytes:
-    """Encodes a message that is not on a frame's way: LOAD, FILES {name: [SHA-256, bytes]}, READY, LOAD_FAILED, FAILED
-    {"reason"}, STOP {}.
+    """Encodes a message that is not on a frame's way: LOAD, FILES {name: [SHA-256, bytes]}, PROGRESS {"doing",
+    "builds", "expected_s"}, ENGINE, READY, LOAD_FAILED, FAILED {"reason"}, STOP {}. FAILED may have "lost": true, where
+    the device is, or "size_max": the largest batch of that variant for which there is memory. LOAD_FAILED may have
+    "full": true, where there is not enough memory.
     """
     return _HEAD.pack(kind, 0, 0, 0, batch_id) + json.dumps(body).encode()
 

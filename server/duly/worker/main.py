@@ -18,14 +18,15 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from duly.die_with_parent import die_with_parent, leave_signals_to_server
 from duly.realtime import memory
 from duly.realtime.scheduling import WARNED_US
 from duly.worker import channel, handed_state, shared_frames
 from duly.worker.background import fits, in_background, step_back
-from duly.worker.die_with_parent import die_with_parent, leave_signals_to_server
-from duly.worker.errors import BackendError, DeviceLost, LoadError, RunError
+from duly.worker.errors import BackendError, DeviceFull, DeviceLost, LoadError, LoadFull, RunError
 
 if TYPE_CHECKING:
     from duly.models.digests import FileDigest
@@ -37,6 +38,7 @@ _Result = TypeVar("_Result")
 _REASON_CHARS_MAX = 4000
 _SLEEP_S = 1e-4
 """Less might be over before it has begun."""
+_NO_MEMORY = "the worker may not have the memory that this batch takes"
 _NAME_BYTES_MAX = 15  # linux/sched.h, TASK_COMM_LEN with its zero
 
 
@@ -52,7 +54,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _serve(connection: socket.socket) -> int:
-    message, _ = channel.receive_text(connection)
+    message, fds = channel.receive_text(connection)
     if not message or channel.kind_of(message) != channel.LOAD:
         return 0
     _, body = channel.decode_text(message)
@@ -68,23 +70,31 @@ def _serve(connection: socket.socket) -> int:
             step_back()  # for good, with all threads that it will have
         confine_for, load = apart(partial(_import, bool(body.get("reads"))))
         confine_for(body)
-        loaded = apart(partial(_load, partial(load, body, partial(_report, connection))))
+        loaded = apart(partial(_load, partial(load, body, partial(_report, connection), ToServer(connection))))
         if body.get("realtime"):
             _stay_in_time(body["model"])
     except (LoadError, BackendError) as error:
-        connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": str(error)[:_REASON_CHARS_MAX]}))
+        said: dict[str, Any] = {"reason": str(error)[:_REASON_CHARS_MAX]}
+        if isinstance(error, LoadFull):
+            said["full"] = True
+        connection.send(channel.encode_text(channel.LOAD_FAILED, said))
         return 1
     except (BrokenPipeError, ConnectionResetError):
         raise
     except MemoryError:
         reason = f"{body['model']}: its worker may not have the memory that loading it takes (worker_memory_bytes_max)"
-        connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": reason}))
+        connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": reason, "full": True}))
         return 1
     except Exception as error:
         _print_error()
         reason = f"{body['model']}: the worker failed while loading it: {type(error).__name__}; see the server's log"
         connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": reason}))
         return 1
+    ahead = [socket.socket(fileno=fd) for fd in fds]
+    if loaded.copies is not None and ahead:
+        Thread(target=loaded.copies.copy_ahead, args=(ahead.pop(),), daemon=True).start()
+    for unused in ahead:
+        unused.close()  # so that the server is told that nothing is copied ahead
     channel.send_text(connection, channel.READY, loaded.ready, [loaded.region.fd])
     buffer = memoryview(bytearray(channel.MESSAGE_BYTES_MAX))
     inputs = len(loaded.ready["signature"]["inputs"])
@@ -99,10 +109,10 @@ def _serve(connection: socket.socket) -> int:
             case channel.RUN:
                 run = channel.decode_run(message, inputs)
                 if loaded.reader:
-                    runs = partial(loaded.reader.run, run)
-                else:
-                    runs = partial(loaded.models[run.variant].run, run, shared.unread_frames(run.frames))
-                connection.send(_ended(run.batch_id, runs))
+                    connection.send(_ended(run.batch_id, partial(loaded.reader.run, run)))
+                    continue
+                runs = partial(loaded.models[run.variant].run, run, shared.unread_frames(run.frames))
+                connection.send(_ended(run.batch_id, runs, partial(loaded.size_that_runs, run)))
             case channel.WARM:
                 batch_id, slot, variant = channel.decode_warm(message)
                 connection.send(_ended(batch_id, partial(loaded.samples.warm, loaded.models[variant], batch_id, slot)))
@@ -131,6 +141,27 @@ def _serve(connection: socket.socket) -> int:
             case channel.STOP:
                 break
     return 0
+
+
+class ToServer:
+    """The way to the server while the model is loaded (`engines.Link`)."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._told = 0
+
+    def ask(self, body: dict[str, Any]) -> dict[str, Any]:
+        channel.send_text(self._connection, channel.ENGINE, body)
+        message, _ = channel.receive_text(self._connection)
+        if not message or channel.kind_of(message) != channel.ENGINE:
+            raise BrokenPipeError  # the server is gone, or wants it to stop
+        return channel.decode_text(message)[1]
+
+    def tell(self, doing: str, builds: bool = False, expected_s: float = 0.0) -> None:
+        self._told += 1
+        if self._told <= channel.PROGRESS_MAX:
+            body = {"doing": doing, "builds": builds, "expected_s": expected_s}
+            channel.send_text(self._connection, channel.PROGRESS, body)
 
 
 def _join_group(folder: str) -> None:
@@ -175,14 +206,17 @@ def _here(work: Callable[[], _Result]) -> _Result:
     return work()
 
 
-def _import(reads: bool) -> "tuple[Callable[[dict[str, Any]], None], Callable[[dict[str, Any], Report], Loaded]]":
+def _import(
+    reads: bool,
+) -> "tuple[Callable[[dict[str, Any]], None], Callable[[dict[str, Any], Report, ToServer], Loaded]]":
     # These imports are not at the top so that the server learns about a missing library, and as they take long.
     from duly.worker.confine import confine_for
 
     if reads:
-        from duly.worker.read_apart import load_reader as load
-    else:
-        from duly.worker.load_model import load
+        from duly.worker.read_apart import load_reader
+
+        return confine_for, lambda body, report, server: load_reader(body, report)  # it compiles nothing
+    from duly.worker.load_model import load
 
     return confine_for, load
 
@@ -205,20 +239,29 @@ def _print_error() -> None:
         traceback.print_exc()
 
 
-def _ended(batch_id: int, run: Callable[[], channel.Done]) -> bytes | bytearray:
-    """Runs a batch and encodes its results, or why it failed."""
+def _ended(
+    batch_id: int, run: Callable[[], channel.Done], size_that_runs: Callable[[], int | None] = lambda: None
+) -> bytes | bytearray:
+    """Runs a batch and encodes its results, or why it failed. `size_that_runs` says which size does, where the batch
+    failed for want of memory; None: that says nothing of others.
+    """
+    body: dict[str, Any] = {}
     try:
-        return channel.encode_done(run())
+        try:
+            return channel.encode_done(run())
+        except (DeviceFull, MemoryError) as error:
+            body["reason"] = str(error) if isinstance(error, DeviceFull) else _NO_MEMORY
+        size = size_that_runs()
+        if size is not None:
+            body["size_max"] = size
     except DeviceLost as error:
-        return channel.encode_text(channel.FAILED, {"reason": str(error), "lost": True}, batch_id)
+        body = {"reason": str(error), "lost": True}
     except RunError as error:
-        reason = str(error)
-    except MemoryError:
-        reason = "the worker may not have the memory that this batch takes"
+        body = {"reason": str(error)}
     except Exception as error:
         _print_error()
-        reason = f"the worker failed on this batch: {type(error).__name__}; see the server's log"
-    return channel.encode_text(channel.FAILED, {"reason": reason}, batch_id)
+        body = {"reason": f"the worker failed on this batch: {type(error).__name__}; see the server's log"}
+    return channel.encode_text(channel.FAILED, body, batch_id)
 
 
 if __name__ == "__main__":

@@ -17,16 +17,17 @@ import numpy as np
 from duly.models.sizes import WIRE_BYTES_MAX, fields_bytes
 from duly.models.spec import TEXT_ELEMENTS_MAX, VIDEO, TensorSpec
 from duly.worker.all_finite import all_finite
-from duly.worker.batch_axes import BoundBatch, Session
-from duly.worker.channel import ENCODINGS, FRAME_FAILED, INVALID, OK, ROW, Done, Region, Run, TensorRef
+from duly.worker.batch_axes import BoundBatch, Placed, Session
+from duly.worker.channel import ENCODINGS, FRAME_FAILED, INVALID, NONE_STAGED, OK, ROW, Done, Region, Run, TensorRef
 from duly.worker.controls import Controls
 from duly.worker.decode import not_finite, tensor
 from duly.worker.dtypes import TEXT, Array, view
-from duly.worker.errors import DeviceLost, InvalidFrame, RunError
+from duly.worker.errors import DeviceFull, DeviceLost, InvalidFrame, RunError
 from duly.worker.finite import HOLLOW_BATCHES, FiniteChecks
 from duly.worker.graph import is_fixed
 from duly.worker.guards import GuardWatch
 from duly.worker.handed_state import Place
+from duly.worker.input_copies import InputCopies
 from duly.worker.look import look_of_row
 from duly.worker.ops.operation import WHOLE_PICTURE, Placement
 from duly.worker.plan import Plan
@@ -79,8 +80,17 @@ class _OutputTooLarge(Exception):
 class Model:
     """One variant of a model on one lane, with the memory of its streams. All calls come from one thread."""
 
-    def __init__(self, plan: Plan, session: Session, region: Region, finite: FiniteChecks | None = None) -> None:
-        """`finite`: checks what the graph gives, once `serve` has been called; None: nothing is checked."""
+    def __init__(
+        self,
+        plan: Plan,
+        session: Session,
+        region: Region,
+        finite: FiniteChecks | None = None,
+        copies: InputCopies | None = None,
+    ) -> None:
+        """`finite`: checks what the graph gives, once `serve` has been called; None: nothing is checked. `copies`:
+        brings inputs to the device; None: the session does.
+        """
         self._plan = plan
         self._session = session
         self._region = region
@@ -103,6 +113,7 @@ class Model:
         self._videos = VideoDecoders()
         self._fixed = plan.fixed
         self._as_is = [plan.fixed and planned.reader.as_is for planned in plan.inputs]
+        self._copies_in = copies
         self._in_place = [plan.fixed and output.bindable for output in plan.outputs]
         self._rows = self._input_rows() if plan.fixed else []
         self._bound: dict[tuple[int, int, int], _Bound] = {}
@@ -123,7 +134,8 @@ class Model:
         """Runs one batch. `unread`: frames, by index, whose inputs could not be read.
 
         Raises:
-            RunError: the graph failed on it. States are as before, except those that were to be reset.
+            RunError: the graph failed on it. States are as before, except those that were to be reset. It is DeviceFull
+                where nothing of the batch ran for want of memory.
         """
         started_ns = monotonic_ns()
         batch = _Batch(run)
@@ -134,12 +146,14 @@ class Model:
         self._read(batch, unread)
         kept = [index for index in range(len(run.frames)) if index not in batch.reasons]
         groups = self._groups(batch, kept) if kept else []
+        full = 0
         for group in groups:
             first = group[0] if self._plan.apart else 0
             try:
                 self._run_fixed(batch, group, first) if self._fixed else self._run_free(batch, group)
             except RunError as error:
-                if len(groups) == 1 or isinstance(error, DeviceLost):
+                full += isinstance(error, DeviceFull)
+                if len(groups) in (1, full) or isinstance(error, DeviceLost):
                     raise
                 batch.failed.update(group)  # frames of other groups are not in the same run
                 batch.reasons.update(dict.fromkeys(group, str(error)))
@@ -170,8 +184,8 @@ class Model:
         if self._hollow_batches < HOLLOW_BATCHES:
             return False
         self._hollow_batches = -1  # the made-up frame is a batch as well
-        # The other slot holds no results that anybody still reads, as no frame had any for long.
-        hollow = self._own_frame_fails(1 - batch.run.slot)
+        # This slot holds no results, as no frame has any, and the server may be filling the other one.
+        hollow = self._own_frame_fails(batch.run.slot)
         self._hollow_batches = 0
         return hollow
 
@@ -289,14 +303,23 @@ class Model:
 
     def _run_fixed(self, batch: _Batch, indices: list[int], first: int) -> None:
         """Runs frames whose rows lie one after another from row `first` of the slot on."""
-        slot, size = batch.run.slot, self._size(len(indices))
+        slot, size = batch.run.slot, self.size_of(len(indices))
         bound = self._bound.get((slot, size, first)) or self._bind(slot, size, first)
         self._streams.gather(self._ids(batch, indices), bound.states_in)
         self._controls.fill(bound.controls, batch.run, indices, self._streams)
+        if self._copies_in is not None:
+            all_run = len(indices) == len(batch.run.frames)  # else rows have moved since they were told of
+            staged = batch.run.staged if all_run else NONE_STAGED
+            self._copies_in.bring(slot, len(indices), staged, batch.run.stage_number)
         outputs = bound.outputs | bound.binding.run()
         self._deliver(batch, indices, first, size, outputs, bound.states_out)
 
-    def _size(self, count: int) -> int:
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """The sizes of the warm-up, in order."""
+        return self._plan.batch_sizes
+
+    def size_of(self, count: int) -> int:
         """Returns how many rows a batch of `count` frames has; rows beyond the frames are padding."""
         if self._plan.any_size or self._plan.apart:
             return count
@@ -322,10 +345,15 @@ class Model:
         for watch in plan.guards.scores:
             outputs[watch.tensor] = np.zeros((size, *watch.row_shape), watch.dtype) if watch.bindable else None
         inputs |= {state.input: array for state, array in zip(plan.states, states_in, strict=True)}
+        placed = None
+        if self._copies_in is not None:
+            places = self._copies_in.addresses(slot)
+            placed = Placed(slot, {plan.inputs[position].tensor: address for position, address in places.items()})
         binding = self._session.bind(
             size,
             inputs | controls | plan.constants,
             outputs | {s.output: array for s, array in zip(plan.states, states_out, strict=True)},
+            placed,
         )
         known = {name: array for name, array in outputs.items() if array is not None}
         bound = self._bound[slot, size, first] = _Bound(binding, known, states_in, states_out, controls)
@@ -351,7 +379,7 @@ class Model:
 
     def _run_free(self, batch: _Batch, group: list[int]) -> None:
         plan = self._plan
-        size = self._size(len(group))
+        size = self.size_of(len(group))
         columns = zip(*(batch.values[index] for index in group), strict=True)
         inputs = {p.tensor: _stack(rows, size) for p, rows in zip(plan.inputs, columns, strict=True)}
         states = [state.batch(size) for state in plan.states]

@@ -5,10 +5,10 @@ with a line in the log. Here a provider that was asked for and is not used is an
 Runtime, because what a session says about itself comes in as plain data.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from duly.accelerators import ACCELERATORS, CPU, CUDA, Accelerator, of_lane, of_provider
+from duly.accelerators import ACCELERATORS, CPU, CUDA, Accelerator, device_of, of_lane, of_provider
 from duly.models.spec import ModelConfig, Provider
 from duly.models.wording import first_few
 
@@ -28,6 +28,9 @@ _SHAPE_OPS = frozenset({
 """Operators that compute shapes. ONNX Runtime keeps them on the CPU, whatever is asked for, since a shape is needed on
 the host (`GetCpuPreferredNodes`)."""
 
+_HOST_MEMORIES = frozenset({"Cpu", "CpuPinned", "CudaPinned", "HipPinned", "MIGraphXPinned"})
+"""What ONNX Runtime calls memory of the host; all other names are of a device's."""
+
 
 class ProviderError(Exception):
     """A provider that was asked for is not the one that runs the model."""
@@ -38,26 +41,33 @@ class Node(NamedTuple):
     name: str
 
 
-def wanted(config: ModelConfig, lane: str) -> tuple[Provider, ...]:
+def wanted(config: ModelConfig, lane: str, memory_bytes_max: int = 0) -> tuple[Provider, ...]:
     """Returns the providers to ask for on this lane ("cpu:0", "openvino:NPU"), with its device, in order of preference.
+    `memory_bytes_max`: what each may take of the device's memory, where it can be told; 0: what there is.
 
     Options in model.toml win over those that are set here.
     """
     own = of_lane(lane)
-    device = lane.partition(":")[2]
+    device = device_of(lane)
     asked = config.providers or (Provider(name=own.provider),)
     return tuple(
-        provider.model_copy(update={"options": {**_options(provider.name, own, device, config), **provider.options}})
+        provider.model_copy(
+            update={"options": _options(provider.name, own, device, config, memory_bytes_max) | provider.options}
+        )
         for provider in asked
     )
 
 
-def _options(name: str, own: Accelerator, device: str, config: ModelConfig) -> dict[str, str | int | float | bool]:
+def _options(
+    name: str, own: Accelerator, device: str, config: ModelConfig, memory_bytes_max: int
+) -> dict[str, str | int | float | bool]:
     """Returns what a lane of the accelerator `own` sets for a provider: nothing where it is of another kind."""
     row = of_provider(name)
     if row is None or row.kind != own.kind:
         return {}
     options: dict[str, str | int | float | bool] = {row.device_option: device} if row.device_option else {}
+    if memory_bytes_max and row.memory_option:
+        options[row.memory_option] = memory_bytes_max
     if name == CUDA:
         # kNextPowerOfTwo, the default, doubles what it takes from a device that other models share.
         options |= {"arena_extend_strategy": "kSameAsRequested", "enable_cuda_graph": int(config.cuda_graph)}
@@ -93,14 +103,23 @@ def _remedy(name: str, available: Sequence[str]) -> str:
 
 
 def check_used(
-    asked: Sequence[Provider], registered: Sequence[str], assigned: Mapping[str, Sequence[Node]]
+    asked: Sequence[Provider],
+    registered: Sequence[str],
+    assigned: Mapping[str, Sequence[Node]],
+    memories: Collection[str] = (),
 ) -> tuple[str, ...]:
     """Returns the providers that run nodes, in order of preference.
+
+    A provider that wants pictures in the order NHWC (WebGPU's; CUDA's where prefer_nhwc is set) has its nodes assigned
+    before ONNX Runtime begins to write them down, up to 1.32: of those it names only what the change of order adds,
+    while all that is left to the CPU is named. That the provider runs nodes then shows in the memory of its device.
 
     Args:
         asked: what the model asked for.
         registered: the providers that the session says it has.
         assigned: the nodes that the session assigned to each provider.
+        memories: what ONNX Runtime calls the memories from which the session takes inputs and to which it gives
+            outputs.
 
     Raises:
         ProviderError: a provider could not start or runs no node, or nodes fell to a CPU that nobody asked for.
@@ -110,10 +129,14 @@ def check_used(
         if name not in registered:
             raise ProviderError(f"{name} could not start here; the session has {', '.join(registered)} only")
     on_cpu = assigned.get(CPU, ())
-    if not any(assigned.values()):
+    runs = {name for name, nodes in assigned.items() if nodes}
+    if not runs:
         return tuple(names)  # the graph computes nothing, which is no provider's fault
+    devices = {name for name in names if name != CPU}
+    if len(devices) == 1 and any(memory not in _HOST_MEMORIES for memory in memories):
+        runs |= devices
     for place, name in enumerate(names):
-        if not assigned.get(name) and (place == 0 or name != CPU):
+        if name not in runs and (place == 0 or name != CPU):
             others = "; ".join(f"{other} runs {_named(nodes)}" for other, nodes in assigned.items() if nodes)
             raise ProviderError(f"{name} was asked for and runs no node of the graph: {others}; take it out")
     if CPU not in names:
@@ -123,8 +146,8 @@ def check_used(
                 f"{', '.join(names)} can't run all of the graph: {_named(fallen)} fell to the CPU; "
                 f"add {CPU} to providers to allow that"
             )
-    used = [name for name in names if assigned.get(name)]
-    return tuple(used + [name for name in assigned if assigned[name] and name not in used])
+    used = [name for name in names if name in runs]
+    return tuple(used + [name for name in assigned if name in runs and name not in used])
 
 
 def warm_after_ns(used: Sequence[str]) -> int:

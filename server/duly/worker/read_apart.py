@@ -130,4 +130,4 @@ def load_reader(body: dict[str, Any], report: Report) -> Loaded:
         "memory_bytes_max": memory,
         "notes": [],
     }
-    return Loaded([], region, samples, ready, row_reader)
+    return Loaded([], region, samples, ready, reader=row_reader)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from duly.models.spec import Input, ModelConfig, Output
-from duly.worker.batch_axes import BoundBatch, Session
+from duly.worker.batch_axes import BoundBatch, Placed, Session
 from duly.worker.dtypes import Array
 from duly.worker.errors import LoadError, RunError
 from duly.worker.graph import Graph, GraphTensor, extents
@@ -58,12 +58,18 @@ class ReshapedSession:
             found[tensor.name] = replace(tensor, shape=(*tensor.shape[: int(shapes.batched)], *shapes.known))
         return found
 
-    def bind(self, size: int, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> BoundBatch:
+    def bind(
+        self,
+        size: int,
+        inputs: Mapping[str, Array],
+        outputs: Mapping[str, Array | None],
+        placed: Placed | None = None,
+    ) -> BoundBatch:
         bound: dict[str, Array | None] = {
             name: self._shapes[name].to_graph(array) if array is not None and name in self._shapes else array
             for name, array in outputs.items()
         }
-        return _ReshapedBinding(self._session.bind(size, self._to_graph(inputs), bound), self)
+        return _ReshapedBinding(self._session.bind(size, self._to_graph(inputs), bound, placed), self)
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         return self.from_graph(self._session.run(self._to_graph(inputs), outputs))

@@ -67,7 +67,7 @@ def _grown(
             if step and sum(works) == (read[-1][0] * len(works) if read else 0) and not opened:
                 break  # its pictures have one size
             times = _times(model, Run(0, 0, frames))
-        except (LoadError, RunError):
+        except (LoadError, RunError, MemoryError):
             break  # a frame of that size does not fit, or the graph does not take it
         if works:
             read.append((sum(works) // len(works), max(1, max(times)[1] // len(works))))

@@ -9,8 +9,8 @@ import resource
 import sys
 from pathlib import Path
 
+from duly.die_with_parent import die_with_parent
 from duly.worker.background import step_back
-from duly.worker.die_with_parent import die_with_parent
 from duly.worker.kernel import AARCH64, MACHINE, X86_64, call
 from duly_learn.learner.limits import AGE_SECONDS_MAX, MEMORY_BYTES_MAX, STORE_BYTES_MAX, Limits
 

@@ -16,8 +16,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from duly.die_with_parent import die_with_parent
 from duly.runtime.process_end import how_it_ended
-from duly.worker.die_with_parent import die_with_parent
 
 TOLD_CHARS_MAX = 2000
 """Of what a trainer prints, so much of the end is told."""

@@ -20,7 +20,7 @@ from duly.runtime.held_frames import InputData
 from duly.runtime.load_answers import Ready
 from duly.runtime.outcome import Output
 from duly.runtime.worker_launch import start_worker
-from duly.runtime.worker_port import BatchResult
+from duly.runtime.worker_port import BatchResult, NoRoom
 from duly.runtime.worker_process import Worker, WorkerError
 from duly.streams.errors import InvalidFrame
 from duly.worker.dtypes import DTYPES, text_array
@@ -213,11 +213,12 @@ class RunningModel:
         finally:
             self._waiting = None
 
-    def _take_result(self, batch_id: int, result: BatchResult | str) -> None:
+    def _take_result(self, batch_id: int, result: BatchResult | NoRoom | str) -> None:
         if self._waiting is None or self._waiting.done():
             return
-        if isinstance(result, str):
-            self._waiting.set_exception(FrameRefused(f"{self.version.key}: {result}"))
+        if isinstance(result, NoRoom | str):
+            reason = result.reason if isinstance(result, NoRoom) else result
+            self._waiting.set_exception(FrameRefused(f"{self.version.key}: {reason}"))
         else:
             self._waiting.set_result(result)
 
@@ -248,7 +249,7 @@ def running(
     alone = replace(version, config=version.config.model_copy(update={"variants": (chosen,)}))
     models: list[RunningModel] = []
 
-    def on_batch(batch_id: int, result: BatchResult | str) -> None:
+    def on_batch(batch_id: int, result: BatchResult | NoRoom | str) -> None:
         for model in models:
             model._take_result(batch_id, result)
 

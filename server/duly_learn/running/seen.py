@@ -13,6 +13,7 @@ from duly.models.repository import ModelVersion
 from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig
 from duly.streams.errors import InvalidFrame
+from duly.worker.batch_axes import Placed
 from duly.worker.channel import OK, Region, Run, TensorRef
 from duly.worker.dtypes import Array
 from duly.worker.errors import LoadError, RunError
@@ -112,8 +113,14 @@ class _WatchedSession(OrtSession):
         super().__init__(file, name, config, lane, model_folder, threads)
         self.seen: list[Sight] = []
 
-    def bind(self, size: int, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> Binding:
-        return _WatchedBinding(super().bind(size, inputs, outputs), inputs, outputs, self.seen)
+    def bind(
+        self,
+        size: int,
+        inputs: Mapping[str, Array],
+        outputs: Mapping[str, Array | None],
+        placed: Placed | None = None,
+    ) -> Binding:
+        return _WatchedBinding(super().bind(size, inputs, outputs, placed), inputs, outputs, self.seen)
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         given = {name: array.copy() for name, array in inputs.items()}

@@ -24,13 +24,14 @@ import onnx
 from duly.app import App, StartError
 from duly.config import ServerConfig
 from duly.core.events import DispatchBatch, ModelGone, ModelReady, WarmLane
+from duly.core.types import Frame
 from duly.models.sizes import SizeLimits
 from duly.runtime.catalogue import LoadedVersion
 from duly.runtime.driver import Driver
 from duly.runtime.given_state import GivenState
 from duly.runtime.held_frames import InputData
 from duly.runtime.worker_launch import start_worker
-from duly.runtime.worker_port import BatchResult
+from duly.runtime.worker_port import BatchResult, NoRoom
 from duly.runtime.worker_process import Worker, WorkerError
 from duly_load.graphs import Chain
 from duly_load.scenario.scenario import Scenario
@@ -67,7 +68,7 @@ class SleepingLane:
         self._sleepers = sleepers
         self._loop = asyncio.get_running_loop()
         self._batch_id = 0
-        self._result: BatchResult | str | None = None
+        self._result: BatchResult | NoRoom | str | None = None
         self._woke_ns = 0
 
     async def start(self, served: LoadedVersion, lane: str) -> None:
@@ -88,6 +89,13 @@ class SleepingLane:
 
     def run(self, action: DispatchBatch, payloads: Sequence[Sequence[InputData]], last: frozenset[int]) -> bool:
         return self._worker.run(action, payloads, last) and self._sleep(action, len(action.frames))
+
+    @property
+    def stages(self) -> bool:
+        return self._worker.stages
+
+    def stage(self, frames: Sequence[Frame], payloads: Sequence[Sequence[InputData]], bytes_max: int) -> bool:
+        return self._worker.stage(frames, payloads, bytes_max)
 
     def warm(self, action: WarmLane) -> bool:
         return self._worker.warm(action) and self._sleep(action, 1)
@@ -129,7 +137,7 @@ class SleepingLane:
         self._woke_ns = sleep.result()
         self._tell()
 
-    def _ran(self, batch_id: int, result: BatchResult | str) -> None:
+    def _ran(self, batch_id: int, result: BatchResult | NoRoom | str) -> None:
         self._result = result
         self._tell()
 

@@ -38,6 +38,11 @@ class ClassShares:
         elif stream_class is StreamClass.BEST_EFFORT:
             self._deficit_ns = max(self._deficit_ns - planned_ns, 0)
 
+    def copy(self) -> "ClassShares":
+        other = ClassShares()
+        other._deficit_ns, other._due_ns = self._deficit_ns, self._due_ns
+        return other
+
     def order(self, planned_ns: int) -> tuple[StreamClass, ...]:
         """The classes in order of precedence; `planned_ns` is the planned time of the next BEST_EFFORT batch."""
         self._due_ns = planned_ns

@@ -14,7 +14,7 @@ rules only once a CRITICAL frame has been missed, when the guarantee was not giv
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from duly.core.backlog import keeps_all
 from duly.core.dispatch.batch_window import best_window, keeps_up, largest_size
@@ -65,6 +65,10 @@ class DispatchContext:
     """Frames that no lane may read now, and the host can read beside them."""
     draining: bool = False
     """Whether no more frames will come, so that there is nothing to hold for."""
+
+    def for_one_lane(self, lanes: int) -> "DispatchContext":
+        """A copy for a choice that nothing else may hear of, as if one lane of so many were free."""
+        return replace(self, lanes=lanes, lanes_free=1, shares=self.shares.copy(), to_read=[])
 
 
 class _Candidate:
@@ -139,6 +143,16 @@ def next_batch(now_ns: int, lane: str, context: DispatchContext) -> Batch | Hold
         cap_ns = context.cap_ns[chosen.frames[0].stream_class]
         return fitted(now_ns, chosen, chosen.variant.profiles[lane], cap_ns, startable)
     return chosen
+
+
+def foreseen(at_ns: int, lane: str, lanes: int, context: DispatchContext) -> Batch | None:
+    """What `next_batch` would be at a later time, if nothing happened until then. None: nothing, or it is not known, as
+    with large frames, of which a choice notes what it held back. It changes nothing. `lanes`: how many are up.
+    """
+    if any([variant.waiting.large for variant in context.variants]):
+        return None
+    chosen = next_batch(at_ns, lane, context.for_one_lane(lanes))
+    return chosen if isinstance(chosen, Batch) else None
 
 
 def _cut(batch: Batch, size: int, lane: str) -> Batch:

@@ -137,7 +137,10 @@ class Profile(Plan):
         assumed of the lane; the lane's other profiles then need `refit` (this one has had it). `after_idle`: the lane
         had run nothing just before. `probe`: the batch was tried against a plan that let nothing run any more. Each
         probe also forgets the longest run, so that a plan spoilt by a passing disturbance recovers in few probes.
+        A batch that is larger than any may be by now (`limit`) teaches nothing.
         """
+        if batch_size > self.batch_max:
+            return False
         speed = self._speed
         if self._changes != speed.changes:
             self.refit()
@@ -192,6 +195,18 @@ class Profile(Plan):
                 if kind is not None:
                     kind.shift(speed.shift, speed.shift_run)
         self._fit()
+
+    def limit(self, size_max: int) -> None:
+        """Plans no larger batches from now on. The largest will be that size of the warm-up, or the next smaller one;
+        where there is none, everything stays as it is.
+        """
+        kept = [size for size in self._in_a_row.warmed if size <= size_max]
+        if kept and kept[-1] < self.batch_max:
+            self.batch_max = self.careful.batch_max = kept[-1]
+            for kind in (self._in_a_row, self._after_idle):
+                if kind is not None:
+                    kind.cut(self.batch_max)
+            self.refit()
 
     def _begin_trial(self, kind: RunTimes, size: int, window: Window) -> None:
         """A stale size is about to be observed. Where its window contradicts what is believed of it, or where it is

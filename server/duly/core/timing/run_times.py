@@ -85,6 +85,18 @@ class RunTimes:
         self.sizes = sorted(self.windows)
         return window
 
+    def cut(self, size_max: int) -> None:
+        """Forgets all larger sizes. At least one size must be left."""
+        for size in [size for size in self.sizes if size > size_max]:
+            del self.windows[size]
+        self._others = [size for size in self._others if size <= size_max]
+        self.sizes = sorted(self.windows)
+
+    @property
+    def warmed(self) -> list[int]:
+        """The sizes of the warm-up, in order."""
+        return [size for size in self.sizes if size not in self._others]
+
     def observe(self, window: Window, lane_run: int, sample_ns: float) -> bool:
         """Learns from a run of that window's size. Returns True where the run is evidence of the level."""
         self.runs += 1

@@ -150,7 +150,8 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
         message = model_pb2.ModelVersion(
             version=served.version.version,
             state=int(served.state),  # type: ignore[arg-type]  # equal numbers
-            error=served.error,
+            error=served.trouble,
+            progress=served.progress,
             default_budget_nano=int(config.default_budget_ms * 1e6),
             default_class=int(StreamClass[config.default_class]),  # type: ignore[arg-type]
         )

@@ -1,0 +1,73 @@
+// What a worker calls of CUDA's runtime, with memory of the host as that of the device. Copies of a stream are made at the
+// last moment that CUDA allows, when it is waited for, or with MADE_UP_EARLY=1 at the first, so that what relies on more
+// than CUDA promises shows as wrong data. MADE_UP_LOG names a file that gets a line for each copy. While the file that
+// MADE_UP_LOST names is there, copies fail as they do on a GPU whose context is lost.
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define COPIES_MAX 4096
+#define ILLEGAL_ADDRESS 700
+
+struct copy { void *target; const void *source; size_t size; };
+static struct copy copies[COPIES_MAX];
+static int waiting;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static int lost(void) {
+  const char *file = getenv("MADE_UP_LOST");
+  return file && access(file, F_OK) == 0;
+}
+
+static FILE *log_file;
+
+// As it is loaded, as a worker that is confined may open no such file.
+__attribute__((constructor)) static void open_log(void) {
+  const char *name = getenv("MADE_UP_LOG");
+  if (name) log_file = fopen(name, "a");
+}
+
+static void line(const char *what, size_t size) {
+  if (!log_file) return;
+  fprintf(log_file, "%s %zu\n", what, size);
+  fflush(log_file);
+}
+
+int cudaSetDevice(int device) { return device == 0 ? 0 : 101; }
+
+int cudaHostRegister(void *address, size_t size, unsigned flags) {
+  (void)address; (void)flags;
+  line("pin", size);
+  return 0;
+}
+
+int cudaStreamCreateWithFlags(void **stream, unsigned flags) {
+  *stream = &copies;
+  return flags == 1 ? 0 : 1;
+}
+
+int cudaMemcpyAsync(void *target, const void *source, size_t size, int kind, void *stream) {
+  if (stream != &copies || kind != 1) return 1;
+  if (lost()) return ILLEGAL_ADDRESS;
+  pthread_mutex_lock(&lock);
+  int full = waiting == COPIES_MAX;
+  if (!full && getenv("MADE_UP_EARLY")) memcpy(target, source, size);
+  else if (!full) copies[waiting++] = (struct copy){target, source, size};
+  line("copy", size);
+  pthread_mutex_unlock(&lock);
+  return full;
+}
+
+int cudaStreamSynchronize(void *stream) {
+  if (stream != &copies) return 1;
+  if (lost()) return ILLEGAL_ADDRESS;
+  pthread_mutex_lock(&lock);
+  for (int nth = 0; nth < waiting; nth++) memcpy(copies[nth].target, copies[nth].source, copies[nth].size);
+  waiting = 0;
+  pthread_mutex_unlock(&lock);
+  return 0;
+}
+
+const char *cudaGetErrorName(int error) { return error == ILLEGAL_ADDRESS ? "cudaErrorIllegalAddress" : "cudaErrorUnknown"; }
