@@ -43,22 +43,18 @@ class Node(NamedTuple):
 
 def wanted(config: ModelConfig, lane: str, threads: int = 0, memory_bytes_max: int = 0) -> tuple[Provider, ...]:
     """Returns the providers to ask for on this lane ("cpu:0", "openvino:NPU"), with its device, in order of preference.
-    `memory_bytes_max`: what each may take of the device's memory, where it can be told; 0: what there is.
-
-    `threads`: how many a batch may take on a processor; 0: the provider chooses.
+    `threads`: how many a batch may take on a processor; 0: the provider chooses. `memory_bytes_max`: what each may take of
+    the device's memory, where it can be told; 0: what there is.
 
     Options in model.toml win over those that are set here.
     """
     own = of_lane(lane)
     device = device_of(lane)
     asked = config.providers or (Provider(name=own.provider),)
+    set_here = [_options(provider.name, own, device, config, threads, memory_bytes_max) for provider in asked]
     return tuple(
-        provider.model_copy(
-            update={
-                "options": _options(provider.name, own, device, config, threads, memory_bytes_max) | provider.options
-            }
-        )
-        for provider in asked
+        provider.model_copy(update={"options": options | provider.options})
+        for provider, options in zip(asked, set_here, strict=True)
     )
 
 
