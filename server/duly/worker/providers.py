@@ -43,8 +43,8 @@ class Node(NamedTuple):
 
 def wanted(config: ModelConfig, lane: str, threads: int = 0, memory_bytes_max: int = 0) -> tuple[Provider, ...]:
     """Returns the providers to ask for on this lane ("cpu:0", "openvino:NPU"), with its device, in order of preference.
-    `threads`: how many a batch may take on a processor; 0: the provider chooses. `memory_bytes_max`: what each may take of
-    the device's memory, where it can be told; 0: what there is.
+    `threads`: how many a batch may take on a processor; 0: the provider chooses. `memory_bytes_max`: what each may take
+    of the device's memory, where it can be told; 0: what there is.
 
     Options in model.toml win over those that are set here.
     """
