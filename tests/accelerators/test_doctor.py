@@ -6,8 +6,8 @@ from duly.accelerators import CPU, of_lane
 from duly.doctor_accelerators import examine_providers
 from duly.finding import Level, ProviderFinding
 from duly.models.trust import Trust
-from tests.accelerators.conftest import DRIVERS
 from tests.accelerators.test_served import LLVMPIPE
+from tests.lane import DRIVERS
 
 
 def told(provider: str, lane: str) -> ProviderFinding:
