@@ -157,6 +157,13 @@ def test_a_device_that_computes_something_else_does_not_run(monkeypatch: pytest.
     assert "checks/one.npz" in tried.problem
 
 
+def test_where_onnxruntime_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_accelerators, "_output", lambda command: "")
+    (found,) = examine_providers([], Trust())
+    assert (found.level, "a driver may be at fault" in found.found) == (Level.WARNING, True)
+    assert "duly.worker.found" in found.advice
+
+
 def test_onnxruntime_is_asked_in_a_process_of_its_own() -> None:
     there = doctor_accelerators._installed()
     assert there is not None

@@ -60,7 +60,10 @@ def examine_providers(lanes: Sequence[str], trust: Trust) -> list[Finding]:
     """
     there = _installed()
     if there is None:
-        return []  # which is a finding of its own already
+        text = (
+            "ONNX Runtime cannot be asked what it has: that process crashed, hung or failed; a driver may be at fault"
+        )
+        return [Finding(SUBJECT, Level.WARNING, text, f"{sys.executable} -P -m duly.worker.found shows how")]
     served = tuple(lanes) or default_lanes()
     rows = [(row, lane) for row in ACCELERATORS for lane in _lanes_of(row, served)][:LANES_MAX]
     ready = [(row, lane) for row, lane in rows if row.provider in there.providers]

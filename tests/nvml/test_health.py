@@ -240,3 +240,26 @@ def test_what_is_reported_is_heard_at_once_in_the_thread(library: Library) -> No
         assert watch.down == {"cuda:0": "Xid 79: GPU has fallen off the bus"}
     finally:
         watch.stop()
+
+
+def test_what_nobody_expects_is_noted_and_tried_again(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml.fresh(nvml.Gpu(A))
+    noted = threading.Event()
+    monkeypatch.setattr("duly.nvml.health.ASK_SECONDS", 0.0)
+    asked: list[int] = []
+
+    def devices() -> dict[str, str]:
+        asked.append(1)
+        if len(asked) == 1:
+            raise AttributeError("nvmlOfTomorrow")
+        return {"cuda:0": A}
+
+    watch = HealthWatch(devices, library, noted.set)
+    watch.start()
+    try:
+        assert noted.wait(60)
+        while "cuda:0" not in watch.figures:
+            pass
+        assert list(watch.notes) == ["lanes are not looked after for a while: AttributeError: nvmlOfTomorrow"]
+    finally:
+        watch.stop()

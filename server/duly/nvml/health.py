@@ -87,7 +87,13 @@ class HealthWatch:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self._stop.wait(self.look(LOOK_MS))
+            try:
+                pause_seconds = self.look(LOOK_MS)
+            except Exception as error:  # whatever a driver or another release of the package comes up with
+                self._note(f"lanes are not looked after for a while: {type(error).__name__}: {error}")
+                self._changed()
+                pause_seconds = ASK_SECONDS
+            self._stop.wait(pause_seconds)
 
     def look(self, wait_ms: int) -> float:
         """Waits for reports for so long, and looks. Returns after how many seconds to look again."""
