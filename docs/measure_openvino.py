@@ -127,13 +127,15 @@ async def run(address: str, model: str, frame: Any, flight: int, seconds: float)
     return latencies, len(latencies) / (now_s - began_s), mean(batches)
 
 
-def measured(addresses: dict[str, str], model: str, shape: tuple[int, ...], seconds: float, turn: int) -> Any:
+def measured(
+    runner: asyncio.Runner, addresses: dict[str, str], model: str, shape: tuple[int, ...], seconds: float, turn: int
+) -> Any:
     frame = np.random.default_rng(5).random(shape, np.float32)
     order = [*addresses][turn % 2 :] + [*addresses][: turn % 2]
     found: dict[str, dict[str, float]] = {side: {} for side in order}
     for flight in FLIGHTS:
         for side in order:
-            latencies, rate, batch = asyncio.run(run(addresses[side], model, frame, flight, seconds))
+            latencies, rate, batch = runner.run(run(addresses[side], model, frame, flight, seconds))
             if flight == 1:
                 p50, p99 = np.percentile(latencies, [50, 99])
                 found[side] |= {"p50_ms": float(p50), "p99_ms": float(p99)}
@@ -173,10 +175,17 @@ def main() -> None:
             (Path(folder) / "models").rename(models)
     shapes = {f"{name}-{kind}": taken(models / f"{name}-{kind}/1/model.onnx")[1] for name in NAMES for kind in KINDS}
     if given.rounds:
-        with server(models, *SIDES["cpu"]) as cpu, server(models, *SIDES["openvino"]) as openvino:
+        with (
+            server(models, *SIDES["cpu"]) as cpu,
+            server(models, *SIDES["openvino"]) as openvino,
+            asyncio.Runner() as runner,
+        ):
             addresses = {"cpu": cpu, "openvino": openvino}
             for turn in range(len(rounds), len(rounds) + given.rounds):
-                found = {name: measured(addresses, name, shape, given.seconds, turn) for name, shape in shapes.items()}
+                found = {
+                    name: measured(runner, addresses, name, shape, given.seconds, turn)
+                    for name, shape in shapes.items()
+                }
                 rounds.append(found)
                 with given.file.open("a") as file:
                     file.write(json.dumps(found) + "\n")

@@ -45,6 +45,14 @@ def test_several_lanes_on_one_device() -> None:
     assert wanted(ModelConfig(), "cuda:0/2") == wanted(ModelConfig(), "cuda:0")
 
 
+def test_openvino_takes_no_more_threads_on_the_processor_than_a_lane_has() -> None:
+    (asked,) = wanted(ModelConfig(), "openvino:CPU", 3)
+    assert asked.options == {"device_type": "CPU", "num_of_threads": 3}
+    assert wanted(ModelConfig(), "openvino:GPU", 3)[0].options == {"device_type": "GPU"}
+    own = ModelConfig(providers=(Provider(name=OPENVINO, options={"num_of_threads": 1}),))
+    assert wanted(own, "openvino:CPU", 3)[0].options["num_of_threads"] == 1
+
+
 def test_a_provider_of_another_kind_gets_nothing_of_the_lane() -> None:
     asked = wanted(ModelConfig(providers=(Provider(name=CUDA), Provider(name=OPENVINO))), "openvino:GPU.1")
     assert [each.options for each in asked] == [{}, {"device_type": "GPU.1"}]

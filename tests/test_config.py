@@ -96,6 +96,7 @@ def test_every_setting_can_come_from_every_source(
         "flight_folder": str(models),
         "state_folder": str(models),
         "wake_ahead": "true",
+        "copy_ahead": "false",
         "realtime": "true",
         "log_format": "json",
         "log_level": "debug",

@@ -65,6 +65,7 @@ SERIES = {
     "duly_trials",
     "duly_version_state",
     "duly_wasted_lane_seconds",
+    "duly_frames_copied_ahead",
     "duly_worker_restarts",
 }
 """Families; a counter's samples end in _total."""
@@ -175,6 +176,9 @@ def test_lanes_workers_and_gauges_are_exposed() -> None:
     metrics = busy_server()
     assert value(metrics, "duly_lane_busy_seconds_total", lane="cpu:0") == pytest.approx(0.050)
     assert value(metrics, "duly_wasted_lane_seconds_total", lane="cpu:0") == pytest.approx(0.025)
+    assert value(metrics, "duly_frames_copied_ahead_total", lane="cpu:0") == 0
+    metrics.copied_ahead("cpu:0", 3)
+    assert value(metrics, "duly_frames_copied_ahead_total", lane="cpu:0") == 3
     assert value(metrics, "duly_worker_restarts_total", model="vad/2", lane="cpu:1") == 1
     assert value(metrics, "duly_batches_total", model="vad/2") == 2
     assert value(metrics, "duly_streams_opened_total", model="vad/2") == 1

@@ -104,7 +104,8 @@ ACCELERATORS: tuple[Accelerator, ...] = (
                       ("trt_int8_use_native_calibration_table", NATIVE)),
     ),
     Accelerator(
-        TENSORRT_RTX, "tensorrt-rtx", "GPUs of NVIDIA from Turing on", plugin="onnxruntime-ep-nv-tensorrt-rtx",
+        TENSORRT_RTX, "tensorrt-rtx", "GPUs of NVIDIA of compute capability 8.6, 8.9, or 12.0 and newer",
+        plugin="onnxruntime-ep-nv-tensorrt-rtx",
         extra="tensorrt-rtx", needs="NVIDIA's driver, 580 or newer", memory_option="nv_max_workspace_size",
         idles=True, seen_by="nvidia-smi -L",
         cache_options=(("nv_runtime_cache_path", FOLDER),), cache_ends=True, shape_options="nv_profile", by_shape=True,

@@ -119,6 +119,7 @@ class App:
             fatal=self._fatal,
             unheard=verdicts.unheard,
             stay_awake=config.wake_ahead or config.realtime,
+            copy_ahead=config.copy_ahead,
         )
         self.catalogue = Catalogue(config.lanes or default_lanes())
         self._supervisor = Supervisor(
@@ -340,7 +341,7 @@ class App:
                     self._engines.open()
                 except NotTrusted as error:
                     raise StartError(f"engine_cache: {error}") from None
-            self._tasks.append(watch_over("engines compiled late", self._engines.look_for_late))
+            self._tasks.append(watch_over("what workers compile", self._engines.watch))
 
     def _look_at_time(self) -> None:
         assert self._realtime is not None

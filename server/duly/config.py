@@ -371,6 +371,8 @@ class ServerConfig(BaseModel):
     """Whether the server stays awake, as long as that takes no more than half of a processor, while a short batch runs
     and shortly before the next frame of a stream with a stated period is due, so that none waits for a processor that
     sleeps."""
+    copy_ahead: bool = True
+    """Whether frames are copied to a GPU while it still runs the batch before."""
     realtime: bool = False
     """Whether the server and its workers run before all other processes (SCHED_FIFO), with their memory locked, and no
     processor of this machine sleeps, which costs power; with wake_ahead. It needs rights, and says which."""

@@ -99,10 +99,16 @@ def _lane_counters(lanes: Mapping[str, LaneTimes]) -> Iterator[Metric]:
     wasted = CounterMetricFamily(
         "duly_wasted_lane_seconds_total", "Lane time spent on results that came late.", labels=["lane"]
     )
+    ahead = CounterMetricFamily(
+        "duly_frames_copied_ahead_total",
+        "Frames that were to be copied to a GPU while it still ran the batch before.",
+        labels=["lane"],
+    )
     for lane, times in lanes.items():
         busy.add_metric([lane], times.busy_ns / _S)
         wasted.add_metric([lane], times.wasted_ns / _S)
-    yield from (busy, wasted)
+        ahead.add_metric([lane], times.copied_ahead)
+    yield from (busy, wasted, ahead)
 
 
 def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:

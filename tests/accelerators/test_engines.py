@@ -3,18 +3,25 @@
 import asyncio
 import json
 import os
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
-from duly.app import App, StartError
+from duly.accelerators import ACCELERATORS
+from duly.app import App, StartError, check_models
+from duly.config import ServerConfig
 from duly.runtime.engine_store import EngineStore
+from duly.worker.load_model import load
+from duly.worker.ort_session import OrtSession
 from tests import graphs
 from tests.accelerators.test_served import TOML, asked, loaded, seeing
 from tests.e2e.serving import serving
+from tests.worker.client import load_body, version_of
 
 Serve = Callable[..., AbstractAsyncContextManager[App]]
 
@@ -164,8 +171,67 @@ async def test_what_is_compiled_while_frames_wait_is_told(serve: Serve) -> None:
         assert counts(app)[2] == 1
 
 
+def test_models_check_compiles_for_the_server(cache: Path, tmp_path: Path, lane: str) -> None:
+    models = graphs.save(tmp_path / "models", "eye", seeing(), TOML)
+    config = ServerConfig(models=models, lanes=(lane,), engine_cache=str(cache))
+    assert [found.problem for found in check_models(config)] == [None]
+    assert len(entries(cache)) == 1
+
+    async def served() -> tuple[int, int, int]:
+        async with serving(models, lanes=(lane,), engine_cache=str(cache)) as app:
+            return counts(app)
+
+    assert asyncio.run(served()) == (0, 1, 0)
+
+
 async def test_the_sandbox_holds(serve: Serve) -> None:
     async with serve(sandbox="require") as app:
         (worker,) = loaded(app).workers.values()
         assert counts(app)[0] == 1
         assert "Seccomp:\t2" in Path(f"/proc/{worker.pid}/status").read_text() or os.uname().machine != "x86_64"
+
+
+# ---- in this process ----
+
+
+class Folder:
+    """A server that keeps an engine in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.told: list[str] = []
+
+    def ask(self, body: dict[str, Any]) -> dict[str, Any]:
+        return {"folder": str(self.folder), "there": False, "seconds": 0.0}
+
+    def tell(self, doing: str, builds: bool = False, expected_s: float = 0.0) -> None:
+        self.told.append(doing)
+
+
+def test_what_is_written_at_the_end_of_sessions_is_opened_again(
+    cache: Path, tmp_path: Path, lane: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with TensorRT-RTX, which OpenVINO stands in for: the first sessions are gone when the second ones open."""
+    rtx = {each.provider: each._replace(cache_ends=True) for each in ACCELERATORS}
+    monkeypatch.setattr("duly.worker.engines.of_provider", rtx.get)
+    models, link = graphs.save(tmp_path / "models", "eye", seeing(), TOML), Folder(cache)
+    cache.mkdir()
+    alive: list[weakref.ref[OrtSession]] = []
+    opened = OrtSession.__init__
+
+    def noted(self: OrtSession, *args: Any, **more: Any) -> None:
+        assert not [each for each in alive if each() is not None]
+        alive.append(weakref.ref(self))
+        opened(self, *args, **more)
+
+    monkeypatch.setattr(OrtSession, "__init__", noted)
+    loaded = load(load_body(version_of(models, "eye"), lane), link=link)
+    assert len(alive) == 2
+    assert [file.suffix for file in cache.iterdir()] == [".blob"]
+    assert [doing for doing in link.told if "opens" in doing or "compiles" in doing] == [
+        "OpenVINOExecutionProvider compiles model.onnx",
+        "opens again what was compiled",
+        "opens what OpenVINOExecutionProvider has compiled of model.onnx",
+    ]
+    assert loaded.ready["variants"][0]["providers"] == ("OpenVINOExecutionProvider",)
+    assert link.told[-1] == ""

@@ -20,5 +20,6 @@ def test_a_plugin_that_finds_no_device_is_refused_by_its_name_and_no_cpu_takes_i
     graphs.save(tmp_path, "m", graphs.doubling())
     lane = f"{row.kind}:{row.first}"
     assert reason_of(tmp_path, "m", lane=lane) == (
-        f"m/1/model.onnx: lane {lane}: {row.provider}: its library {row.plugin} finds no device for it; there are: {CPU}"
+        f"m/1/model.onnx: lane {lane}: {row.provider}: its library {row.plugin} finds no device for it; "
+        f"there are: {CPU}"
     )

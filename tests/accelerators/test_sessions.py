@@ -1,9 +1,11 @@
 """Sessions on the device of an accelerator: what runs there, what is copied there and when, and what is refused."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from onnx import helper
 
 from duly.accelerators import CPU, of_lane
@@ -20,7 +22,7 @@ WEIGHTS = np.float32([[1, 2], [3, 4]])
 
 
 def shaping() -> onnx.ModelProto:
-    """A product of matrices that is put into a shape which is computed: shapes stay on the CPU, the product does not."""
+    """A product of matrices, put into a shape which is computed: shapes stay on the CPU, the product does not."""
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["h"], "product"),
         helper.make_node("Shape", ["x"], ["dims"], "shape", start=0, end=1),
@@ -102,3 +104,11 @@ def test_what_comes_back_from_the_device_is_checked(tmp_path: Path, lane: str) -
         overflows, fits = worker.run([[np.float32([1, 2, 3, 3e38])], [np.float32([1, 2, 3, 4])]])
         assert (overflows.status, overflows.outputs) == (FRAME_FAILED, {})
         assert fits.outputs["y"].tolist() == [2, 4, 6, 8]
+
+
+@pytest.mark.holds_on("openvino", why="threads of the processor are OpenVINO's business")
+def test_a_processor_gives_as_many_threads_as_the_lane_has(tmp_path: Path, lane: str) -> None:
+    version = version_of(graphs.save(tmp_path, "m", shaping()), "m")
+    with Worker(version, threads=1) as one, Worker(version, threads=2) as two:
+        running = [len(os.listdir(f"/proc/{worker.process.pid}/task")) for worker in (one, two)]
+    assert running[1] == running[0] + 2  # one of OpenVINO's, and one of ONNX Runtime's own

@@ -12,7 +12,6 @@ import grpc
 import pytest
 
 from duly import accelerators
-from duly.runtime.worker_process import Worker
 from duly.v1 import inference_pb2 as pb
 from tests import graphs
 from tests.e2e.serving import serving
@@ -21,7 +20,7 @@ from tests.worker import made_up_gpu
 
 STREAMS, FRAMES, FRAMES_MAX = 6, 60, 6000
 """Each stream sends so many frames, and more until enough of them were brought ahead."""
-TOLD_ROWS = 10
+AHEAD = 10
 
 
 @pytest.fixture(params=[False, True], ids=["copied late", "copied early"])
@@ -40,34 +39,20 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
     return tmp_path / "log"
 
 
-class Told:
-    """Counts the rows that runs find on the device."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.rows = 0
-        run = Worker.run
-
-        def counting(worker: Worker, action: object, payloads: object, *rest: object) -> bool:
-            order = worker._staged.order(action.frames)  # type: ignore[attr-defined]
-            self.rows += len(worker._staged.known(action.frames, order)[1])  # type: ignore[attr-defined]
-            return run(worker, action, payloads, *rest)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(Worker, "run", counting)
-
-
-async def test_every_frame_gets_its_own_result_whatever_becomes_of_the_others(
-    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told, rng = Told(monkeypatch), random.Random(1)
+async def test_every_frame_gets_its_own_result_whatever_becomes_of_the_others(log: Path, tmp_path: Path) -> None:
+    rng = random.Random(1)
     graphs.save(tmp_path / "models", "m", graphs.scaling(), "batch_sizes = [1, 2, 4]")
     async with serving(tmp_path / "models") as app, grpc.aio.insecure_channel(app.address) as channel:
+
+        def ahead() -> int:
+            return sum(times.copied_ahead for times in app.metrics._lanes.values())
 
         async def stream(number: int) -> set[int]:
             latest = number % 2 == 1
             policy = pb.BACKLOG_POLICY_LATEST if latest else pb.BACKLOG_POLICY_ALL
             async with Wire(channel, model="m", backlog_policy=policy) as wire:
                 frame_id = 0
-                while frame_id < FRAMES or (told.rows < TOLD_ROWS and frame_id < FRAMES_MAX):
+                while frame_id < FRAMES or (ahead() < AHEAD and frame_id < FRAMES_MAX):
                     frame_id += 1
                     value = 100 * number + frame_id
                     budget = {"budget_nano": 200_000} if rng.random() < 0.1 else {}
@@ -82,11 +67,11 @@ async def test_every_frame_gets_its_own_result_whatever_becomes_of_the_others(
             return {outcome.status for outcome in wire.outcomes.values()}
 
         statuses = set().union(*await asyncio.gather(*[stream(number) for number in range(STREAMS)]))
+        assert ahead() >= AHEAD
     assert ON_TIME in statuses
     assert SUPERSEDED in statuses
     assert FAILED not in statuses
     assert statuses & {CANCELLED, EXPIRED}
-    assert told.rows >= TOLD_ROWS
 
 
 async def test_a_device_that_is_lost_in_a_copy_costs_its_batch_at_most_and_comes_back(
@@ -107,3 +92,16 @@ async def test_a_device_that_is_lost_in_a_copy_costs_its_batch_at_most_and_comes
         (tmp_path / "lost").unlink()
         assert {(await wire.outcome(frame_id)).status for frame_id in (2, 3)} <= {ON_TIME, FAILED}
         assert (await wire.ask(frame(4))).status == ON_TIME
+
+
+async def test_nothing_is_copied_ahead_where_that_is_off(log: Path, tmp_path: Path) -> None:
+    graphs.save(tmp_path / "models", "m", graphs.scaling(), "batch_sizes = [1, 2, 4]")
+    async with (
+        serving(tmp_path / "models", copy_ahead=False) as app,
+        grpc.aio.insecure_channel(app.address) as channel,
+        Wire(channel, model="m") as wire,
+    ):
+        await wire.send(*[frame(frame_id) for frame_id in range(1, 60)])
+        await wire.finish()
+        assert {outcome.status for outcome in wire.outcomes.values()} == {ON_TIME}
+        assert sum(times.copied_ahead for times in app.metrics._lanes.values()) == 0

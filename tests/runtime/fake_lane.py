@@ -35,6 +35,7 @@ class FakeLane:
         self.roused = 0
         self.gone = False
         self.stages = False
+        self.copied_ahead = 0
         self.leaves = 0
         """How many more calls leave frames for the next one."""
         self.staged: list[tuple[int, ...]] = []

@@ -82,7 +82,14 @@ def test_this_very_machine() -> None:
 
 @pytest.mark.parametrize(
     ("lane", "host"),
-    [("cpu:0", True), ("openvino:CPU", True), ("openvino:GPU", False), ("cuda:0", False), ("webgpu:0", False)],
+    [
+        ("cpu:0", True),
+        ("openvino:CPU", True),
+        ("openvino:CPU/2", True),
+        ("openvino:GPU", False),
+        ("cuda:0", False),
+        ("webgpu:0", False),
+    ],
 )
 def test_which_lanes_are_on_the_machine(lane: str, host: bool) -> None:
     assert on_host(lane) is host

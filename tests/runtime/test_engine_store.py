@@ -141,6 +141,19 @@ def test_the_engine_that_was_not_used_for_longest_goes_first(store: EngineStore,
     assert [key for key in "abcd" if taken(store, key) is not None] == ["a", "c", "d"]
 
 
+def test_times_are_remembered_up_to_a_number(store: EngineStore, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("duly.runtime.engine_store.TIMES_MAX", 3)
+    for number in range(5):
+        store.note_seconds(f"graph {number}", 10.0 + number)
+    store.note_seconds("graph 2", 99.0)
+    seconds = [EngineStore(folder, BYTES_MAX).seconds_of(f"graph {number}") for number in range(5)]
+    assert seconds == [0, 0, 99.0, 13.0, 14.0]
+    (folder / "times.json").write_text("[")
+    assert store.seconds_of("graph 2") == 0
+    store.note_seconds("graph 2", 1.0)
+    assert store.seconds_of("graph 2") == 1.0
+
+
 def test_one_makes_an_engine_at_a_time(store: EngineStore, folder: Path) -> None:
     other = EngineStore(folder, BYTES_MAX)
     lock = store.lock("k")

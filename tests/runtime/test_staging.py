@@ -1,6 +1,7 @@
 """Frames that are brought to their lane while it still runs the batch before."""
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator
 
@@ -12,6 +13,7 @@ from duly.core.types import Frame, OutcomeStatus
 from duly.metrics import Metrics
 from duly.runtime.driver import Driver
 from duly.runtime.held_frames import InputData
+from duly.runtime.shared_memory import ClientMemory, SharedData
 from duly.runtime.staged_rows import StagedRows, as_dispatched
 from duly.runtime.staging import Lead
 from duly.runtime.worker_port import BatchResult
@@ -334,6 +336,22 @@ async def test_frames_that_are_staged_again_replace_those_that_are_expected_no_m
     alone.stage(5, 6)
     alone.stage(7, 5, 8)
     assert await alone.run(8, 5, slow=False) == [8, 5]
+
+
+async def test_what_lies_in_memory_shared_with_a_client_is_copied_ahead_if_it_is_there(bench: Bench) -> None:
+    alone = Alone(bench)
+    fd = os.memfd_create("test")
+    os.write(fd, payload(1) + bytes(4))
+    memory = ClientMemory(1, fd)
+    there, beyond = ([InputData(0, (2,), SharedData(memory, offset, 8))] for offset in (0, 8))
+    worker = alone.worker
+    assert not worker.stage(frames(1, 2), [there, beyond], 1 << 20)
+    assert not worker.stage(frames(2), [beyond], 8), "it is tried but once"
+    assert worker._staged.seqs == [1, 0, 0, 0], "the other one ends before its time: whoever runs it says so"
+    memory.close()
+    worker.stage(frames(1, 3), [there, there], 1 << 20)
+    assert worker._staged.seqs == [1, 0, 0, 0], "it was read before"
+    assert await alone.run(1) == [1]
 
 
 async def test_only_so_much_is_copied_at_once(bench: Bench) -> None:

@@ -9,6 +9,7 @@ server that dies leaves nothing that could be taken for an entry.
     entries/KEY/manifest.json, entries/KEY/files/...      engines
     locks/KEY                                             whoever makes it, as long as it does
     servers/ID/lock, servers/ID/N/...                     folders of the workers of a server that runs
+    times.json                                            how long engines of graphs took to make
 
 Several servers may share the folder. All of this reads and writes files; call it from a thread.
 """
@@ -31,10 +32,14 @@ FILES_MAX = 256
 """An engine of more files is not kept."""
 FREE_BYTES_MIN = 64 << 20
 """Nothing is kept on a disk with less."""
+TIMES_MAX = 4096
+"""Of so many graphs it is remembered how long their engines took to make."""
 MANIFEST_BYTES_MAX = 1 << 20
 """A longer manifest is none, and its engine is made anew."""
 ABOUT_CHARS_MAX = 500
 """What is said of an entry, for people, is cut off there."""
+NOTHING = "nothing was written"
+"""Why there is no engine where a provider has compiled nothing that it could keep."""
 _CHUNK_BYTES = 1 << 20
 _MANIFEST = "manifest.json"
 _LOCK_TRIES = 100
@@ -62,7 +67,7 @@ class EngineStore:
         """Makes the folder where it is not there. `bytes_max`: what all engines may take; the one that was not used for
         longest goes first. Raises NotTrusted.
         """
-        self._bytes_max = bytes_max
+        self.bytes_max = bytes_max
         self.folder = folder
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -70,6 +75,7 @@ class EngineStore:
             check_folder(folder)
             self._entries = _made(folder / "entries")
             self._locks = _made(folder / "locks")
+            self._times_file = folder / "times.json"
             servers = _made(folder / "servers")
             self._all = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             with self._alone():
@@ -142,11 +148,11 @@ class EngineStore:
             files = {name: _measured(staged / "files" / name) for name in _names(staged / "files")}
             size_bytes = sum(size for _, size in files.values())
             if not files:
-                return "nothing was written"
+                return NOTHING
             if not all(size for _, size in files.values()):
                 return "a file of it is empty, as when a disk is full"
-            if size_bytes > self._bytes_max:
-                most = f"{self._bytes_max:,} (engine_cache_bytes_max)"
+            if size_bytes > self.bytes_max:
+                most = f"{self.bytes_max:,} (engine_cache_bytes_max)"
                 return f"it has {size_bytes:,} bytes, and all engines together may have {most}"
             body = {"files": files, "seconds": seconds, "about": about[:ABOUT_CHARS_MAX]}
             _write(staged / _MANIFEST, json.dumps(body).encode())
@@ -168,6 +174,34 @@ class EngineStore:
         with contextlib.suppress(OSError):
             (self._entries / key).rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
+
+    def seconds_of(self, graph: str) -> float:
+        """Returns how long an engine of that graph took to make when one was last made; 0: nobody knows."""
+        try:
+            return float(self._times()[graph])
+        except (OSError, ValueError, KeyError, TypeError):
+            return 0.0
+
+    def note_seconds(self, graph: str, seconds: float) -> None:
+        """Notes how long it took. It is for people, and may be lost. `graph`: a key of the graph alone."""
+        with contextlib.suppress(OSError), self._alone():
+            try:
+                times = self._times()
+            except (OSError, ValueError):
+                times = {}
+            times.pop(graph, None)
+            kept = dict(list(times.items())[1 - TIMES_MAX :]) | {graph: seconds}
+            new = self._own / "times.json"
+            new.unlink(missing_ok=True)
+            _write(new, json.dumps(kept).encode())
+            new.rename(self._times_file)
+
+    def _times(self) -> dict[str, Any]:
+        with open(self._times_file, "rb") as file:
+            times = json.loads(file.read(MANIFEST_BYTES_MAX))
+        if not isinstance(times, dict):
+            raise ValueError("no times")
+        return times
 
     def lock(self, key: str) -> "KeyLock | None":
         """Becomes the one that makes an engine; None: somebody else does just now."""
@@ -194,7 +228,7 @@ class EngineStore:
                 found.append(((entry / _MANIFEST).stat().st_mtime, entry.name, size_bytes))
         total = sum(size for _, _, size in found)
         for _, name, size in sorted(found):
-            if total <= self._bytes_max:
+            if total <= self.bytes_max:
                 break
             if name != kept:
                 self.discard(name)

@@ -7,6 +7,7 @@ compiled while frames waited, and is told.
 
 import asyncio
 import contextlib
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ import structlog
 from duly.accelerators import of_lane, of_provider
 from duly.models.digests import FileDigest
 from duly.models.spec import ModelConfig
-from duly.runtime.engine_store import EngineStore, KeyLock, NotTrusted, empty, key_of
+from duly.runtime.engine_store import NOTHING, EngineStore, KeyLock, NotTrusted, empty, key_of
 
 _log = structlog.get_logger("duly.engines")
 
@@ -30,8 +31,13 @@ MODELS_MAX = 1024
 WAIT_SECONDS_MAX = 3600.0
 """So long a worker waits for another server that makes the same engine; then it makes one, too."""
 WAIT_LOOK_SECONDS = 0.5
-LATE_LOOK_SECONDS = 10.0
-"""So often it is looked for engines that were compiled while frames waited."""
+LOOK_SECONDS = 10.0
+"""So often it is looked at what workers write."""
+WRITTEN_TIMES = 2
+"""A worker that has written so many times of what all engines may take is killed."""
+WRITTEN_FILES_MAX = 10_000
+"""A worker that has written more files is killed."""
+TOO_LARGE = "it wrote far more than an engine (see engine_cache_bytes_max)"
 _PARTS_CHARS_MAX = 100_000
 
 
@@ -49,6 +55,8 @@ class _Engine:
     there: bool
     began_s: float
     about: str
+    graph: str
+    """What it is made of, whatever it is made for."""
 
 
 class EngineCounts:
@@ -86,15 +94,19 @@ class WorkerEngines:
         self._engines: dict[str, _Engine] = {}
         self._asked = 0
         self._late: set[str] = set()
+        self.serves = False
+        """Whether it has loaded its model, so that what is compiled from now on is late."""
+        self.on_too_large: Callable[[str], None] = lambda reason: None
+        """Is called with the reason when the worker has written too much."""
         self.over = False
-        """Whether the worker is gone."""
+        """Whether the worker ends or is gone. What it writes as it ends is not late."""
 
     async def answer(self, body: Mapping[str, Any], contents: Mapping[str, FileDigest]) -> dict[str, Any]:
         """Answers what a worker asks (`worker/engines.Link.ask`). `contents`: what the files held that it has read.
 
         Raises BadQuestion where it makes no sense.
         """
-        key, about = _key_asked(body, contents, self._model)
+        key, graph, about = _key_asked(body, contents, self._model)
         self._asked += 1
         if self._asked > ENGINES_MAX:
             raise BadQuestion(f"more than {ENGINES_MAX} engines")
@@ -103,7 +115,7 @@ class WorkerEngines:
             if body.get("damaged"):
                 _log.warning("engine does not work, it is made anew", model=self._model, lane=self._lane)
                 await asyncio.to_thread(self._throw_away, key)
-            engine, seconds = await self._find(key, about)
+            engine, seconds = await self._find(key, graph, about)
         except OSError as error:
             _log.warning("engines are not kept", model=self._model, lane=self._lane, why=error.strerror)
             return {"folder": "", "there": False, "seconds": 0.0}
@@ -115,7 +127,9 @@ class WorkerEngines:
         return {"folder": str(engine.folder), "there": engine.there, "seconds": seconds}
 
     async def keep(self) -> None:
-        """Keeps what the worker has compiled, and gives back what it has loaded. Call it when the worker is ready."""
+        """Keeps what the worker has compiled, and gives back what it has loaded. Call it when the worker is ready. What
+        is compiled from then on is late.
+        """
         for engine in self._engines.values():
             seconds = time.monotonic() - engine.began_s
             if engine.there:
@@ -123,12 +137,16 @@ class WorkerEngines:
                 await asyncio.to_thread(_emptied, engine.folder)
                 continue
             self._counts.add(self._counts.made, self._model)
+            await asyncio.to_thread(self._store.note_seconds, engine.graph, seconds)
             why_not = await asyncio.to_thread(self._store.put, engine.key, engine.folder, seconds, engine.about)
-            if why_not:
+            if why_not == NOTHING:
+                _log.info("there is no engine to keep", model=self._model, lane=self._lane)
+            elif why_not:
                 _log.warning("engine is not kept", model=self._model, lane=self._lane, why=why_not)
             else:
                 _log.info("engine is kept", model=self._model, lane=self._lane, seconds=round(seconds, 1))
             self._release(engine)
+        self.serves = True
 
     async def distrust(self) -> None:
         """Throws away what the worker was given, as it has died of it, for all that is known."""
@@ -136,6 +154,18 @@ class WorkerEngines:
             if engine.there:
                 _log.warning("worker died with a kept engine, it is made anew", model=self._model, lane=self._lane)
                 await asyncio.to_thread(self._store.discard, engine.key)
+
+    def is_too_large(self) -> bool:
+        """Whether the worker has written more into its folder than any engine may be. It reads the disk."""
+        size_bytes = looked = 0
+        for parent, folders, files in os.walk(self.folder):
+            looked += len(folders) + len(files)
+            if looked > WRITTEN_FILES_MAX:
+                return True
+            for name in files:
+                with contextlib.suppress(OSError):
+                    size_bytes += os.lstat(os.path.join(parent, name)).st_size
+        return size_bytes > WRITTEN_TIMES * self._store.bytes_max
 
     def look_for_late(self) -> None:
         """Tells of what was compiled since the worker serves, while frames waited. It reads the disk."""
@@ -152,6 +182,12 @@ class WorkerEngines:
                         files=len(new),
                     )
 
+    def abandon(self) -> None:
+        """Removes the empty folder of a worker that could not be started."""
+        self.over = True
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
     async def end(self) -> None:
         """Gives everything back. Call it when the worker is gone."""
         self.over = True
@@ -159,7 +195,7 @@ class WorkerEngines:
             self._release(engine)
         await asyncio.to_thread(_removed, self.folder)
 
-    async def _find(self, key: str, about: str) -> tuple[_Engine | None, float]:
+    async def _find(self, key: str, graph: str, about: str) -> tuple[_Engine | None, float]:
         """Returns the engine, or the right to make it, and how long it took to make; None: it is not kept."""
         before = self._engines.get(key)
         folder = before.folder if before is not None else self.folder / str(len(self._engines))
@@ -169,7 +205,7 @@ class WorkerEngines:
         while True:
             found = await asyncio.to_thread(self._store.take, key, folder)
             if found is not None:
-                engine = self._engines[key] = _Engine(key, folder, None, True, 0.0, about)
+                engine = self._engines[key] = _Engine(key, folder, None, True, 0.0, about, graph)
                 return engine, found.seconds
             # Not in a thread, whose lock would stay for ever where this is cancelled. It waits for nothing.
             lock = before.lock if before is not None and before.lock is not None else self._store.lock(key)
@@ -181,15 +217,15 @@ class WorkerEngines:
             await asyncio.sleep(WAIT_LOOK_SECONDS)
         if told and lock is not None and (found := await asyncio.to_thread(self._store.take, key, folder)) is not None:
             lock.release()
-            engine = self._engines[key] = _Engine(key, folder, None, True, 0.0, about)
+            engine = self._engines[key] = _Engine(key, folder, None, True, 0.0, about, graph)
             return engine, found.seconds
         if not await asyncio.to_thread(self._store.has_room):
             if lock is not None:
                 lock.release()
             _log.warning("engine is not kept", model=self._model, lane=self._lane, why="the disk is full")
             return None, 0.0
-        engine = self._engines[key] = _Engine(key, folder, lock, False, 0.0, about)
-        return engine, 0.0
+        engine = self._engines[key] = _Engine(key, folder, lock, False, 0.0, about, graph)
+        return engine, await asyncio.to_thread(self._store.seconds_of, graph)
 
     def _throw_away(self, key: str) -> None:
         self._store.discard(key)
@@ -229,7 +265,9 @@ class Engines:
         if self._refused or not any(row is not None and row.cache_options for row in rows):
             return None
         try:
-            return WorkerEngines(self.open(), model, lane, self._counts)
+            engines = WorkerEngines(self.open(), model, lane, self._counts)
+            self._workers.add(engines)
+            return engines
         except NotTrusted as error:
             self._refused = True
             _log.warning("engines are not kept, and compiled at every load", why=str(error))
@@ -237,21 +275,25 @@ class Engines:
             _log.warning("engines are not kept", model=model, lane=lane, why=error.strerror)
         return None
 
-    def serves(self, engines: WorkerEngines) -> None:
-        """Watches a worker that serves."""
-        self._workers.add(engines)
-
-    async def look_for_late(self) -> None:
-        """Looks again and again whether anything is compiled while frames wait."""
+    async def watch(self) -> None:
+        """Looks again and again at what workers write: whether it is too much, or compiled while frames wait."""
         while True:
-            await asyncio.sleep(LATE_LOOK_SECONDS)
-            self._workers = {engines for engines in self._workers if not engines.over}
-            for engines in list(self._workers):
+            await asyncio.sleep(LOOK_SECONDS)
+            await self.look()
+
+    async def look(self) -> None:
+        self._workers = {engines for engines in self._workers if not engines.over}
+        for engines in list(self._workers):
+            if await asyncio.to_thread(engines.is_too_large):
+                engines.on_too_large(TOO_LARGE)
+            elif engines.serves:
                 await asyncio.to_thread(engines.look_for_late)
 
 
-def _key_asked(body: Mapping[str, Any], contents: Mapping[str, FileDigest], model: str) -> tuple[str, str]:
-    """Returns the key of what a worker asks for, and what it is for people. Raises BadQuestion."""
+def _key_asked(body: Mapping[str, Any], contents: Mapping[str, FileDigest], model: str) -> tuple[str, str, str]:
+    """Returns the keys of what a worker asks for and of its graph alone, and what it is for people. Raises
+    BadQuestion.
+    """
     files, parts = body.get("files"), body.get("parts")
     if not isinstance(files, list) or not files or not isinstance(parts, dict) or len(str(parts)) > _PARTS_CHARS_MAX:
         raise BadQuestion("an engine of nothing")
@@ -260,7 +302,7 @@ def _key_asked(body: Mapping[str, Any], contents: Mapping[str, FileDigest], mode
         raise BadQuestion("an engine of files that it has not read")
     # The same graph is the same under another name and number.
     digests = {name.removeprefix(f"{model}/"): contents[name].sha256 for name in files}
-    return key_of(digests, parts), f"{model}: {', '.join(digests)}"
+    return key_of(digests, parts), key_of(digests, {}), f"{model}: {', '.join(digests)}"
 
 
 def _ready(folder: Path) -> None:

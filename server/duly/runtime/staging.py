@@ -18,6 +18,7 @@ import structlog
 
 from duly.core.events import DispatchBatch, Foreseen
 from duly.core.types import Frame
+from duly.metrics import Metrics
 from duly.runtime.held_frames import HeldFrames
 from duly.runtime.worker_port import LaneWorker
 
@@ -57,6 +58,7 @@ class Staging:
         held: HeldFrames,
         changes: Callable[[str], bool],
         clock: Callable[[], int],
+        metrics: Metrics,
     ) -> None:
         """`foresee(lane)` is the scheduler's, `clock` the driver's. `changes(model)`: whether payloads of a model's
         frames may become others while they wait.
@@ -66,6 +68,7 @@ class Staging:
         self._held = held
         self._changes = changes
         self._clock = clock
+        self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._lanes: dict[str, Lead] = {}
         """The lanes with workers that take frames ahead."""
@@ -80,11 +83,13 @@ class Staging:
         if worker.stages:
             self._lanes.setdefault(worker.lane, Lead())
 
-    def began(self, action: DispatchBatch) -> None:
-        """A batch has begun."""
+    def began(self, action: DispatchBatch, worker: LaneWorker) -> None:
+        """A batch has begun on that worker."""
         lead = self._lanes.get(action.lane)
         if lead is None:
             return
+        if worker.copied_ahead:
+            self._metrics.copied_ahead(action.lane, worker.copied_ahead)
         self.stop(action.lane)
         milliseconds = lead.ask_ns(action.planned_ns) // 1_000_000  # in which timers count
         if milliseconds:

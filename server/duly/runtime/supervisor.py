@@ -293,6 +293,8 @@ class Supervisor:
                 self.placement.gone(claim)
             raise
         worker.on_progress = self._catalogue.notify
+        if engines is not None:
+            engines.on_too_large = worker.give_up
         self._processes.add(worker)
         if claim is not None:
             claim.pid = worker.pid
@@ -302,9 +304,8 @@ class Supervisor:
             ready = await worker.ready(timeout_s, timeout_name, self.build_timeout_s)
             if claim is not None and self.placement is not None:
                 await self.placement.warm(claim)
-            if engines is not None and self.engines is not None:
+            if engines is not None:
                 await engines.keep()
-                self.engines.serves(engines)
             await worker.hold_memory(self._trust.worker_memory_bytes_max if self._trust else 0)
             if worker.ended:
                 raise WorkerError("its worker process ended as soon as it was ready")

@@ -81,7 +81,12 @@ def start_worker(
     body = _load_body(version, lane, threads, trust) | asked
     if group is not None and fits(body):
         group.step_back()
-    _start(worker, body, group, variables)
+    try:
+        _start(worker, body, group, variables)
+    except WorkerError:
+        if engines is not None:
+            engines.abandon()
+        raise
     return worker
 
 

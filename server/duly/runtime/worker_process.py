@@ -38,7 +38,7 @@ from duly.runtime.load_answers import (
 from duly.runtime.load_patience import TOLD_SECONDS, LoadPatience
 from duly.runtime.process_end import how_it_ended, reap
 from duly.runtime.process_state import process_state
-from duly.runtime.shared_memory import ClientMemory, SharedData
+from duly.runtime.shared_memory import ClientMemory
 from duly.runtime.slot_filling import fill_slot, put
 from duly.runtime.staged_rows import StagedRows, as_dispatched
 from duly.runtime.tasks import watch_over
@@ -124,6 +124,8 @@ class Worker:
         """Where the worker hears of frames to copy to its device ahead; None: it has no such device."""
         self._staged = StagedRows(0)
         """What lies in the slot of the next batch already."""
+        self.copied_ahead = 0
+        """How many frames of the newest batch it was told to copy to its device before."""
         self._order: list[int] | None = None
         """The index of the frame of each row of the batch that runs; None: that of the row."""
         self._asked: Asked | None = None
@@ -329,6 +331,7 @@ class Worker:
         order = self._staged.order(action.frames)
         there, told = self._staged.known(action.frames, order)
         self._staged.clear()
+        self.copied_ahead = len(told)
         if self._trims and not there:
             region.trim(slot, outputs=False)
         frames, pieces, filled = fill_slot(
@@ -351,8 +354,8 @@ class Worker:
         return self._ahead is not None and self._region is not None
 
     def stage(self, frames: Sequence[Frame], payloads: Sequence[Sequence[InputData]], bytes_max: int) -> bool:
-        """Copies payloads into the slot of the next batch, and tells the worker of them. What lies in memory that is
-        shared with a client is left for later.
+        """Copies payloads into the slot of the next batch, and tells the worker of them. What does not fit, or cannot
+        be read from memory that is shared with a client, is left to `run`.
         """
         region, staged, slot = self._region, self._staged, (self._slot + 1) % channel.SLOTS
         if region is None or len(frames) > len(staged.seqs):
@@ -364,23 +367,26 @@ class Worker:
         order = staged.order(frames)
         for row, index in enumerate(order):
             frame, payload = frames[index], payloads[index]
-            if staged.seqs[row] == frame.seq:
+            if staged.seqs[row] == frame.seq or frame.seq in staged.refused:
                 continue
             if copied >= bytes_max:
                 break
             staged.put(row, 0)
-            if len(payload) != len(self._input_bases) or any(isinstance(each.data, SharedData) for each in payload):
-                continue
+            whole = len(payload) == len(self._input_bases)
             try:
-                for position, (_, _, data) in enumerate(payload):
+                for position, (_, _, data) in enumerate(payload if whole else ()):
                     size_bytes = self._input_bytes_max[position]
-                    put(region, slot, position, self._input_bases[position] + row * size_bytes, data, size_bytes)
+                    offset = self._input_bases[position] + row * size_bytes
+                    whole &= put(region, slot, position, offset, data, size_bytes)
                     region.filled[slot, False] += len(data)
                     copied += len(data)
-            except (ValueError, OSError):  # whoever runs it will say so
-                continue
-            staged.put(row, frame.seq)
-            rows.append(row)
+            except (ValueError, OSError):
+                whole = False
+            if whole:
+                staged.put(row, frame.seq)
+                rows.append(row)
+            else:  # whoever runs it says so
+                staged.refused.add(frame.seq)
         if rows and self._ahead is not None:
             try:
                 self._ahead.send(channel.encode_stage(staged.tell(rows), slot, rows))
@@ -706,6 +712,8 @@ class Worker:
         self._asked = None
         if self._answering is not None:
             self._answering.cancel()
+        if self.engines is not None:
+            self.engines.over = True
         if self._giving is not None:
             giving, given = self._giving
             self._giving = None

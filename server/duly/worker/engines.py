@@ -88,6 +88,8 @@ class Engines:
         does not fit.
         """
         rows = [of_provider(provider.name) for provider in asked]
+        if any(provider.name == TENSORRT for provider in asked):
+            preload_tensorrt()
         if table is not None or any(row is not None and row.by_shape for row in rows):
             try:
                 facts = graph_facts(file.data)
@@ -99,8 +101,6 @@ class Engines:
         first = next((row for row in rows if row is not None and row.cache_options), None)
         if first is None or _COMPILED_ALREADY in file.data or _keeps_own(asked, rows):
             return open_session(asked)
-        if any(provider.name == TENSORRT for provider in asked):
-            preload_tensorrt()
         return self._open_with_engine(asked, rows, first, file, table, config, open_session)
 
     def warms(self, name: str, size: int, nth: int, sizes: int) -> None:

@@ -85,7 +85,7 @@ class OrtSession:
             LoadError: the file cannot be loaded, or a provider that is asked for does not run it. It is LoadFull where
                 there is not enough memory.
         """
-        asked = wanted(config, lane, device_memory_bytes_max)
+        asked = wanted(config, lane, config.threads or threads, device_memory_bytes_max)
         self._stream: PriorityStream | None = None
         toml = f"{name.partition('/')[0]}/model.toml" + (f" for {file.path.name}" if len(config.variants) > 1 else "")
         if config.cuda_graph and asked[0].name != CUDA:
