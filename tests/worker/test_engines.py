@@ -139,6 +139,21 @@ def test_a_graph_without_a_batch_may_not_be_open_at_all() -> None:
         options(TENSORRT, graphs.doubling(("points", 4)), ModelConfig(batched=False))
 
 
+@pytest.mark.parametrize("name", ["images:0", "a,b"])
+def test_names_that_would_be_taken_apart_are_refused(name: str) -> None:
+    """ONNX Runtime splits the ranges at these characters, and would compile at the first frame after all."""
+
+    def named(*dims: str | int) -> onnx.ModelProto:
+        return graphs.model(
+            [helper.make_node("Relu", [name], ["y"])], [graphs.value(name, dims)], [graphs.value("y", dims)]
+        )
+
+    with pytest.raises(ProviderError, match="rename the input, or export it with a fixed batch"):
+        options(TENSORRT, named("N", 4), ModelConfig())
+    assert options(TENSORRT, named(1, 4), ModelConfig()) == {}
+    assert options(MIGRAPHX, named("N", 4), ModelConfig()) == {}
+
+
 def test_ranges_of_ones_own_are_left_as_they_are() -> None:
     given = {f"trt_profile_{which}_shapes": "x:1x3x9" for which in ("min", "opt", "max")}
     assert options(TENSORRT, graphs.doubling(("N", 3, "T")), ModelConfig(), given) == {}

@@ -43,12 +43,22 @@ def shape_options(
     most: list[str] = []
     for name, of_input in facts.inputs.items():
         shape = _known_shape(row, name, of_input, config)
-        if of_input.shape is None or -1 in of_input.shape:
+        if names and (of_input.shape is None or -1 in of_input.shape):
+            _check_name(row, name)
             least.append(f"{name}:{_written(shape, 1)}")
             most.append(f"{name}:{_written(shape, _largest(config))}")
-    if not least or not names:
+    if not least:
         return {}
     return {names[0]: ",".join(least), names[1]: ",".join(most), names[2]: ",".join(most)}
+
+
+def _check_name(row: Accelerator, name: str) -> None:
+    """Refuses a name that ONNX Runtime would take for another one, as it looks for these characters in the ranges."""
+    if ":" in name or "," in name:
+        raise ProviderError(
+            f"{row.provider}: the graph's input '{name}' has an open batch, whose range cannot be said to ONNX "
+            "Runtime as the name holds ':' or ','; rename the input, or export it with a fixed batch"
+        )
 
 
 def says_ranges(row: Accelerator, config: ModelConfig) -> bool:
