@@ -4,9 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# The GPU package where there is a GPU that works, else the CPU's: they install the same module, so never both.
-ACCELERATOR := $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU ' && echo gpu || echo cpu)
-UNWANTED := $(if $(filter gpu,$(ACCELERATOR)),onnxruntime,onnxruntime-gpu)
+# The extra for what is there (server/duly/chosen_extra.py says how it is chosen), or the one that was last asked for:
+# make setup ACCELERATOR=webgpu. Most install the same module, so never two of them.
+CHOSEN_EXTRA := PYTHONPATH=server $(PYTHON) -m duly.chosen_extra
+ASKED := $(VENV)/.accelerator
+ifndef ACCELERATOR
+ACCELERATOR := $(or $(shell cat $(ASKED) 2>/dev/null),$(shell $(CHOSEN_EXTRA) 2>/dev/null),cpu)
+else
+NOTE_ASKED := @echo $(ACCELERATOR) > $(ASKED)
+endif
 READY := $(VENV)/.ready-$(ACCELERATOR)
 
 PROTOS := $(wildcard protos/duly/v1/*.proto)
@@ -20,18 +26,19 @@ define generate_stubs
 	@mv build/inference/inference_pb2.pyi $(1)/$(KSERVE)/messages.pyi
 endef
 # The pages that are made from the code, and the folder that they go into.
-PAGES := protocol.md fates.md fates.svg limits.md
+PAGES := protocol.md fates.md fates.svg limits.md accelerators.md
 define generate_pages
 	@mkdir -p build
 	@$(BIN)/python -m grpc_tools.protoc -Iprotos --include_source_info -o build/protocol.binpb $(PROTOS)
 	@$(BIN)/python protos/reference.py build/protocol.binpb > $(1)/protocol.md
 	@$(BIN)/python docs/draw_fates.py $(1)
 	@$(BIN)/python docs/list_limits.py $(1)
+	@$(BIN)/python docs/list_accelerators.py $(1)
 endef
 RELEASED := protos/released.txtpb
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-thorough test-learn test-compiled check protos docs release-image bench profile grid compare soak chaos fuzz core core-clean exporters model-signing lock audit sbom wheel wheel-check clean
+.PHONY: help setup demo test test-thorough test-learn test-compiled check protos docs release-image bench profile grid compare soak chaos gpu gpu-wheels fuzz core core-clean exporters model-signing lock audit sbom wheel wheel-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,9 +55,12 @@ $(READY): pyproject.toml
 	  exit 1; }
 	@echo "Installing duly and what it needs into $(VENV); this takes a minute, once"
 	@$(BIN)/pip install --quiet --quiet --upgrade pip
-	@if $(BIN)/pip show --quiet $(UNWANTED) 2>/dev/null; then $(BIN)/pip uninstall --quiet --quiet --yes $(UNWANTED); fi
+	@# What clashes takes the files of the wanted one along, so that all go where one of them is there.
+	@clashing="$$($(CHOSEN_EXTRA) --clashing $(ACCELERATOR))" || exit 1; \
+	if $(BIN)/pip show --quiet $${clashing% *} 2>/dev/null; then $(BIN)/pip uninstall --quiet --quiet --yes $$clashing; fi
 	@$(BIN)/pip install --quiet --quiet --editable '.[$(ACCELERATOR),demo,learn,load,video,dev]'
 	@rm -f $(VENV)/.ready-*
+	$(NOTE_ASKED)
 	@touch $@
 
 demo: $(READY) ## Watch duly work on real models (DEMO_ARGS for options)
@@ -81,12 +91,12 @@ check: $(READY) ## Formatting, lint, types, layers, protocol and what is made fr
 	@for file in inference.binpb messages.pyi; do cmp build/generated/$(KSERVE)/$$file server/$(KSERVE)/$$file || { \
 	  echo "server/$(KSERVE)/$$file is not that of $(INFERENCE): run make protos" >&2; exit 1; }; done
 	@for page in $(PAGES); do diff build/generated/$$page docs/$$page || { \
-	  echo "docs/$$page is not what protos/, server/duly/core/fates.py or the limits in server/duly say: run make docs" >&2; exit 1; }; done
+	  echo "docs/$$page is not what protos/, server/duly/core/fates.py, server/duly/accelerators.py or the limits in server/duly say: run make docs" >&2; exit 1; }; done
 
 protos: $(READY) docs ## Generate the stubs in server/duly/v1 and docs/protocol.md from protos/
 	$(call generate_stubs,server)
 
-docs: $(READY) ## Make the pages that come from code: docs/protocol.md from protos/, fates.md and limits.md from server/
+docs: $(READY) ## Make the pages that come from code: docs/protocol.md from protos/, the others from server/
 	$(call generate_pages,docs)
 
 release-image: $(READY) ## Keep the protocol as it is as the last release, for make check to compare with
@@ -121,6 +131,9 @@ overload-figures: $(READY) ## What variants are worth under overload, on live se
 guards-figures: $(READY) ## What detectors make of another time, and of other recordings (FIGURES_ARGS: yolo vad beats, or options)
 	$(BIN)/python docs/measure_guards.py $(FIGURES_ARGS)
 
+openvino-figures: $(READY) build/accelerators/openvino/.ready ## Set OpenVINO on a processor beside the CPU's provider, five minutes (FIGURES_ARGS for options)
+	$(BIN)/python docs/measure_openvino.py $(FIGURES_ARGS)
+
 realtime-figures: $(READY) ## Measure latency beside busy programs with and without --realtime, root (FIGURES_ARGS for options)
 	$(BIN)/python docs/measure_realtime.py $(FIGURES_ARGS)
 
@@ -137,6 +150,14 @@ soak: $(READY) ## A night of a vehicle's sensors and of rude clients (SOAK_ARGS 
 
 chaos: $(READY) ## Harm, attack and starve real servers: does every frame still have its outcome? (CHAOS_ARGS for options)
 	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
+
+# It makes an environment of its own, online or from wheels that were laid there. A rehearsal runs in .venv.
+REHEARSES := $(and $(findstring --rehearse,$(GPU_ARGS)),$(if $(findstring --offline,$(GPU_ARGS)),,yes))
+gpu: $(if $(REHEARSES),$(READY)) ## Make the record of this machine's GPU, 8 minutes at most (GPU_ARGS=--rehearse without one)
+	$(if $(REHEARSES),$(BIN)/python,$(PYTHON)) -m tests.gpu $(GPU_ARGS)
+
+gpu-wheels: ## Lay wheels for make gpu on a machine without registries into build/gpu-wheels, in parts (WHEELS_ARGS for options)
+	$(PYTHON) -m tests.gpu.wheels $(WHEELS_ARGS)
 
 FUZZER := $(VENV)/.ready-fuzz
 fuzz: $(FUZZER) ## Give all readers of bytes from outside bytes of any kind (FUZZ_ARGS: quick, or options)
@@ -178,6 +199,35 @@ $(foreach peer,$(PEERS),build/peers/$(peer)/.ready): build/peers/%/.ready: tests
 	$(PYTHON) -m venv --clear build/peers/$*
 	build/peers/$*/bin/pip install --quiet --no-deps --requirement $<
 	@touch $@
+
+# ONNX Runtime for another kind of device is the same module, so each has an environment of its own, where its tests and
+# those of the worker and the server load their models on its lane. Of WebGPU, which is slow in software, they are fewer.
+ACCELERATORS := openvino webgpu plugins
+openvino_INSTALLS := '.[openvino,test]'
+webgpu_INSTALLS := '.[webgpu,test]'
+plugins_INSTALLS := '.[cpu,test]' onnxruntime-ep-openvino onnxruntime-ep-webgpu
+SERVED := $(patsubst %,tests/e2e/test_%.py,streaming bad_input broken_worker lifecycle worker_faults)
+openvino_TESTS := --lane openvino:CPU tests/accelerators tests/worker $(SERVED) tests/e2e/test_variants.py
+webgpu_TESTS := --lane webgpu:0 tests/accelerators tests/e2e/test_streaming.py $(patsubst %,tests/worker/test_%.py, \
+  batches batch_dimension checks first_states guards ort_session pictures process providers reshape variants version_files)
+plugins_TESTS := tests/accelerators/test_plugins.py
+HAS_VULKAN := $(or $(VK_DRIVER_FILES),$(VK_ICD_FILENAMES),$(wildcard /usr/lib/chromium/vk_swiftshader_icd.json))
+CANNOT_webgpu := $(if $(HAS_VULKAN),,there is no driver for Vulkan (apt install chromium libvulkan1))
+
+.PHONY: accelerators $(addprefix accelerators-,$(ACCELERATORS))
+accelerators: $(addprefix accelerators-,$(ACCELERATORS)) ## Run tests on OpenVINO, on WebGPU and on plugins (ACCELERATORS=webgpu for a part)
+
+define accelerator
+accelerators-$(1): $(if $(CANNOT_$(1)),,build/accelerators/$(1)/.ready)
+	$(if $(CANNOT_$(1)),@echo "accelerators-$(1) is skipped: $(CANNOT_$(1))",build/accelerators/$(1)/bin/python -m pytest \
+	  -m 'not thorough and not peers and not learn' $($(1)_TESTS) $$(PYTEST_ARGS))
+
+build/accelerators/$(1)/.ready: pyproject.toml
+	$$(PYTHON) -m venv --clear build/accelerators/$(1)
+	build/accelerators/$(1)/bin/pip install --quiet --editable $($(1)_INSTALLS)
+	@touch $$@
+endef
+$(foreach each,openvino webgpu plugins,$(eval $(call accelerator,$(each))))
 
 # ---- clients in other languages: each is built and run through the table of cases in clients/conformance ----
 

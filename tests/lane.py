@@ -1,7 +1,7 @@
 """The lane that tests load their models on: cpu:0, or that of `pytest --lane`, on whose device they hold as well.
 
-A test that cannot hold on other devices says why: `@pytest.mark.cpu_lane("why")`. A device of WebGPU is made by
-SwiftShader, Vulkan in software, where the environment names no other driver.
+A test that cannot hold on all devices says on which it does, and why: `@pytest.mark.holds_on("cpu", why="...")`. A
+device of WebGPU is made by SwiftShader, Vulkan in software, where the environment names no other driver.
 """
 
 import os
@@ -43,8 +43,8 @@ def set_up(config: pytest.Config) -> None:
 
 def pass_over(items: list[pytest.Item]) -> None:
     """Marks what cannot hold on this lane as skipped, with its reason."""
-    if _given == CPU_LANE:
-        return
+    kind = _given.partition(":")[0]
     for item in items:
-        if mark := item.get_closest_marker("cpu_lane"):
-            item.add_marker(pytest.mark.skip(reason=f"on {CPU_LANE} only: {mark.args[0]}"))
+        for mark in item.iter_markers("holds_on"):
+            if kind not in mark.args:
+                item.add_marker(pytest.mark.skip(reason=f"on {kind}: {mark.kwargs['why']}"))

@@ -1,8 +1,11 @@
-"""The table of accelerators: names of lanes, and what each asks ONNX Runtime for."""
+"""The table of accelerators: names of lanes, what each asks ONNX Runtime for, and what is told of them."""
+
+import runpy
+from pathlib import Path
 
 import pytest
 
-from duly.accelerators import ACCELERATORS, CUDA, OPENVINO, is_lane, of_lane
+from duly.accelerators import ACCELERATORS, CUDA, MEANINGS, OPENVINO, device_of, is_lane, of_lane, share_device
 from duly.models.spec import ModelConfig, Provider
 from duly.worker.plugins import chosen
 from duly.worker.providers import ProviderError, check_available, wanted
@@ -10,7 +13,7 @@ from duly.worker.providers import ProviderError, check_available, wanted
 
 @pytest.mark.parametrize(
     "lane", ["cpu:0", "cuda:12", "openvino:CPU", "openvino:GPU", "openvino:GPU.1", "openvino:NPU", "webgpu:0",
-             "tensorrt-rtx:0", "migraphx:3", "qnn:0", "vitisai:0"],
+             "tensorrt-rtx:0", "migraphx:3", "qnn:0", "vitisai:0", "cuda:0/2", "openvino:GPU.1/9"],
 )  # fmt: skip
 def test_names_of_lanes(lane: str) -> None:
     assert is_lane(lane)
@@ -19,7 +22,8 @@ def test_names_of_lanes(lane: str) -> None:
 
 @pytest.mark.parametrize(
     "name", ["", "cpu", "cpu:", "cpu:00", "cuda:-1", "cuda:1000", "openvino:0", "openvino:AUTO",
-             "openvino:HETERO:GPU,CPU", "webgpu:1", "gpu:0", "CUDA:0", "cuda:0 "],
+             "openvino:HETERO:GPU,CPU", "webgpu:1", "gpu:0", "CUDA:0", "cuda:0 ",
+             "cuda:0/", "cuda:0/1", "cuda:0/10", "cuda:0/2/3", "cuda:0/02", "cpu:0/2", "cuda/2"],
 )  # fmt: skip
 def test_what_is_no_lane(name: str) -> None:
     assert not is_lane(name)
@@ -32,6 +36,21 @@ def test_each_lane_asks_for_its_device() -> None:
         "webgpu:0": ("WebGpu", {}),
         "migraphx:1": ("MIGraphX", {"device_id": "1"}),
     }
+
+
+def test_several_lanes_on_one_device() -> None:
+    lanes = ("cuda:0", "cuda:0/2", "cuda:1", "cpu:0")
+    assert [device_of(lane) for lane in lanes] == ["0", "0", "1", "0"]
+    assert [share_device(lane, lanes) for lane in lanes] == [True, True, False, False]
+    assert wanted(ModelConfig(), "cuda:0/2") == wanted(ModelConfig(), "cuda:0")
+
+
+def test_openvino_takes_no_more_threads_on_the_processor_than_a_lane_has() -> None:
+    (asked,) = wanted(ModelConfig(), "openvino:CPU", 3)
+    assert asked.options == {"device_type": "CPU", "num_of_threads": 3}
+    assert wanted(ModelConfig(), "openvino:GPU", 3)[0].options == {"device_type": "GPU"}
+    own = ModelConfig(providers=(Provider(name=OPENVINO, options={"num_of_threads": 1}),))
+    assert wanted(own, "openvino:CPU", 3)[0].options["num_of_threads"] == 1
 
 
 def test_a_provider_of_another_kind_gets_nothing_of_the_lane() -> None:
@@ -60,3 +79,26 @@ def test_the_device_of_a_plugin() -> None:
     assert chosen("WebGpuExecutionProvider", "0", [{}]) == 0
     with pytest.raises(ProviderError, match="finds 1 devices, counted from 0, and none of number 2"):
         chosen("NvTensorRTRTXExecutionProvider", "2", [{}])
+
+
+ROOT = Path(__file__).parent.parent
+MADE = runpy.run_path(str(ROOT / "docs/list_accelerators.py"))
+
+
+def test_each_kind_of_lane_has_its_meaning() -> None:
+    named = [name for each in MEANINGS for name in each.lanes]
+    assert all(map(is_lane, named))
+    assert {of_lane(name).kind for name in named} == {each.kind for each in ACCELERATORS}
+    assert all(name in MADE["lanes"]() for name in named)
+
+
+def test_the_readme_shows_what_has_run_as_the_table_has_it() -> None:
+    assert MADE["matrix"]() in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_page_is_filled_from_the_table() -> None:
+    page = MADE["PAGE"].read_text("utf-8")
+    assert MADE["filled"](page) == page
+    assert MADE["filled"](page.replace("| `webgpu:…` |", "| `other:…` |")) == page
+    with pytest.raises(SystemExit, match=r"accelerators.md has no place for the table matrix"):
+        MADE["filled"](page.replace("<!-- matrix", "<!-- metrics"))

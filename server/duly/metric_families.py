@@ -175,6 +175,7 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
     yield from _gpus(gauges.gpus)
     if gauges.realtime is not None:
         yield from _realtime(gauges.realtime, gauges.realtime_fallbacks)
+    yield _engines(gauges.engines)
 
 
 def _lanes(gauges: Gauges) -> Iterator[Metric]:
@@ -239,6 +240,17 @@ def _samples(counts: SamplingCounts) -> Iterator[Metric]:
         "How often the process that keeps frames has ended.",
         value=counts.restarts,
     )
+
+
+def _engines(counts: Mapping[tuple[str, str], int]) -> Metric:
+    family = CounterMetricFamily(
+        "duly_engines_total",
+        "Engines that workers have made, used again, or made while frames waited (late).",
+        labels=["model", "result"],
+    )
+    for (model, how), count in counts.items():
+        family.add_metric([model, how], count)
+    return family
 
 
 def _realtime(urgent: bool, fallbacks: Mapping[str, int]) -> Iterator[Metric]:

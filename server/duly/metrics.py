@@ -120,6 +120,8 @@ class Gauges:
     """What is learnt from frames."""
     realtime: bool | None = None
     """Whether the server and its workers run before other processes; None: nobody has asked for it."""
+    engines: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Engines by the model and what became of them."""
     realtime_fallbacks: Mapping[str, int] = field(default_factory=dict)
     """How often that was taken back, by whose it was."""
     lanes: Sequence[str] = ()

@@ -1,4 +1,4 @@
-"""What devices do: `make accelerators` runs these tests with the lane of each, `pytest -m accelerators --lane webgpu:0`."""
+"""Tests of what devices do, run by `make accelerators` with the lane of each (`-m accelerators --lane webgpu:0`)."""
 
 from pathlib import Path
 

@@ -12,6 +12,7 @@ from duly.worker import channel
 from tests import graphs
 from tests.e2e.serving import serving
 from tests.e2e.wire import FAILED, INVALID, ON_TIME, Wire, array, frame
+from tests.lane import lane
 from tests.runtime.scripted import Change, but
 
 
@@ -36,7 +37,7 @@ class Tampered:
 
 
 def tamper(app: App, change: Change, model: str = "double/1") -> None:
-    worker = app.catalogue.find(*model.split("/")).workers["cpu:0"]
+    worker = app.catalogue.find(*model.split("/")).workers[lane()]
     worker._socket = Tampered(worker._socket, change)  # type: ignore[assignment]
 
 

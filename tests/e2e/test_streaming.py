@@ -15,6 +15,7 @@ from duly.v1 import inference_pb2_grpc, server_pb2, server_pb2_grpc
 from tests import graphs
 from tests.e2e.serving import serving
 from tests.e2e.wire import CANCELLED, EXPIRED, ON_TIME, SUPERSEDED, Wire, array, frame
+from tests.lane import lane
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -188,7 +189,7 @@ async def test_health_reflection_and_info(shared_server: App, shared_channel: gr
     assert {"duly.v1.InferenceService", "duly.v1.ModelService", "duly.v1.ServerService"} <= names
 
     info = await server_pb2_grpc.ServerServiceStub(shared_channel).GetServerInfo(server_pb2.GetServerInfoRequest())
-    assert [lane.name for lane in info.lanes] == ["cpu:0"]
+    assert [each.name for each in info.lanes] == [lane()]
     assert not info.draining
 
 

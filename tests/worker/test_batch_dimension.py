@@ -123,6 +123,7 @@ def test_boxes_without_a_batch_dimension_belong_to_the_one_frame(
             assert (outcome.status, outcome.outputs["found"].shape) == (OK, (count, 4))
 
 
+@pytest.mark.holds_on("cpu", why="other providers leave its operators to the CPU, or compile no such graph")
 def test_an_output_of_another_number_of_rows_is_taken_whole_where_model_toml_says_so(tmp_path: Path) -> None:
     nodes = [node("Relu", ["x"], ["y"]), node("Identity", ["c"], ["anchors"])]
     constant = {"c": np.arange(10, dtype=np.float32).reshape(5, 2)}
@@ -209,6 +210,7 @@ def test_what_comes_out_counts_more_than_what_is_declared(
         assert [outcome.outputs["y"].ravel().tolist() for outcome in outcomes] == [[0], [3], [6], [9], [12]]
 
 
+@pytest.mark.holds_on("cpu", why="other providers leave its operators to the CPU, or compile no such graph")
 @pytest.mark.parametrize(
     ("node", "dims", "gives"),
     [
@@ -238,6 +240,7 @@ def test_an_output_that_has_a_row_for_each_frame_only_by_its_name_is_taken_whole
             np.testing.assert_allclose(outcome.outputs["y"], wanted, rtol=1e-5)
 
 
+@pytest.mark.holds_on("cpu", why="other providers leave its operators to the CPU, or compile no such graph")
 def test_a_single_number_comes_out_of_a_graph_without_a_batch_dimension(tmp_path: Path) -> None:
     graphs.save(tmp_path, "m", pooled(["points", 4], [], [0, 1]))
     with Worker(version_of(tmp_path, "m")) as worker:

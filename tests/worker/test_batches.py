@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from duly.accelerators import of_lane
 from duly.worker.channel import FRAME_FAILED, INVALID, OK
 from tests import graphs
+from tests.lane import lane
 from tests.worker.client import BatchFailed, Encoded, Worker, version_of
 
 
@@ -33,7 +35,7 @@ def test_bare_model_answers_in_both_slots_at_every_size(double: Worker) -> None:
     assert [(s.name, s.datatype, s.shape, s.bytes_max) for s in signature.outputs] == [("y", "FP32", (4,), 16)]
     assert (signature.batch_sizes, signature.any_size, signature.stateful) == ((1, 2, 4, 8), True, False)
     (variant,) = double.ready["variants"]
-    assert variant["providers"] == ["CPUExecutionProvider"]
+    assert variant["providers"] == [of_lane(lane()).provider]
     samples_ns = variant["samples_ns"]
     assert {size: len(times) for size, times in samples_ns.items()} == dict.fromkeys("1248", 3)
     assert all(time > 0 for times in samples_ns.values() for time in times)
@@ -155,6 +157,7 @@ def test_boxes_and_the_grid_that_they_come_from(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one.outputs["grid"], 2 * grids[1])
 
 
+@pytest.mark.holds_on("cpu", why="an index out of bounds is an error of the CPU's provider alone")
 def test_batch_that_the_graph_refuses_fails_with_a_plain_reason(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -194,6 +197,7 @@ def test_fixed_batch_of_open_shapes_is_padded(tmp_path: Path) -> None:
             np.testing.assert_array_equal(outcome.outputs["y"], 2 * value)
 
 
+@pytest.mark.holds_on("cpu", "openvino", why="WebGPU's provider leaves its operators to the CPU")
 def test_output_beyond_its_bound_fails_its_frame_alone(tmp_path: Path) -> None:
     toml = 'batch_sizes = [1, 2]\n[[output]]\nname = "y"\nbytes_max = 1048576\n'
     graphs.save(tmp_path, "zeros", graphs.zeros(), toml)
@@ -209,6 +213,7 @@ def test_output_beyond_its_bound_fails_its_frame_alone(tmp_path: Path) -> None:
         assert [o.outputs["y"].shape for o in worker.run([[np.int64([3])], [np.int64([5])]])] == [(3,), (5,)]
 
 
+@pytest.mark.holds_on("cpu", "openvino", why="WebGPU's provider leaves its operators to the CPU")
 @pytest.mark.parametrize("dims", [["N", 4], ["N", "n"]])
 def test_batches_between_the_warm_sizes_are_filled_up_where_no_others_may_run(
     tmp_path: Path, dims: graphs.Dims
@@ -237,6 +242,7 @@ def test_batches_between_the_warm_sizes_are_filled_up_where_no_others_may_run(
             assert [outcome.outputs["y"].tolist() for outcome in outcomes] == [(2 * frame).tolist() for frame in frames]
 
 
+@pytest.mark.holds_on("cpu", "openvino", why="SwiftShader has no numbers of 16 bits")
 def test_element_types_of_clients_and_graph_may_differ_without_loss(tmp_path: Path) -> None:
     graphs.save(tmp_path, "half", graphs.doubling(["N", 4], graphs.FP16), '[[input]]\nname = "x"\ndatatype = "FP32"\n')
     graphs.save(tmp_path, "flags", graphs.copying(["N", 3], graphs.BOOL))

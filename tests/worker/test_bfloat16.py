@@ -15,6 +15,8 @@ from duly.worker.dtypes import BFLOAT16, as_numbers, of_type
 from tests import graphs
 from tests.worker.client import Array, LoadFailed, Worker, version_of
 
+pytestmark = pytest.mark.holds_on("cpu", "openvino", why="WebGPU's provider has no BF16")
+
 
 def halves(*numbers: float) -> Array:
     return of_type(np.float32(numbers), BFLOAT16)

@@ -94,6 +94,7 @@ def test_what_is_no_sample_says_so(tmp_path: Path, junk: bytes) -> None:
     assert checked(tmp_path).startswith("m/1/checks/a.npz: is no .npz file of plain numbers")
 
 
+@pytest.mark.holds_on("cpu", why="texts stay on the CPU")
 def test_a_sample_states_text(tmp_path: Path) -> None:
     graphs.save(tmp_path, "m", graphs.joining_texts(("N", 2)))
     arrays = {"input.x": np.array(["a", "é"]), "output.y": np.array(["aa", "éé"])}
@@ -105,6 +106,7 @@ def test_a_sample_states_text(tmp_path: Path) -> None:
     assert "input.x is float64, the model takes str" in checked(tmp_path)
 
 
+@pytest.mark.holds_on("cpu", "openvino", why="WebGPU's provider has no BF16")
 @pytest.mark.parametrize("kind", [np.uint16, "V2"])
 def test_a_sample_states_bf16(tmp_path: Path, kind: object) -> None:
     graphs.save(tmp_path, "m", graphs.doubling_halves())

@@ -12,6 +12,8 @@ from tests import graphs
 from tests.worker.client import Worker, version_of
 from tests.worker.loading import body_of, reason_of
 
+pytestmark = pytest.mark.holds_on("cpu", why="a graph of Cast, Reshape and Concat stays on the CPU")
+
 
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:

@@ -187,6 +187,7 @@ def test_sound_is_judged_between_minus_one_and_one(tmp_path: Path) -> None:
         assert guards_of(worker, *sounds) == [(), ("frozen",), ("saturated",), ("blank",)]
 
 
+@pytest.mark.holds_on("cpu", why="texts stay on the CPU")
 def test_text_can_be_frozen(tmp_path: Path) -> None:
     with worker_of(tmp_path, guard("FROZEN", repeats_max=0), graphs.joining_texts(("N", 2))) as worker:
         texts = [np.array(words, object) for words in (["a", "bc"], ["ab", "c"], ["ab", "c"])]
@@ -222,6 +223,7 @@ def test_of_an_input_of_no_elements_nothing_is_found(tmp_path: Path) -> None:
     assert outcomes[0].outputs["y"].shape == (0,)
 
 
+@pytest.mark.holds_on("cpu", "openvino", why="WebGPU's provider has no BF16")
 def test_bfloat16_is_judged_by_its_numbers(tmp_path: Path) -> None:
     with worker_of(tmp_path, guard("RANGE", max=3) + guard("BLANK"), graphs.doubling_halves()) as worker:
         halves = [(np.float32(values).view(np.uint32) >> 16).astype(np.uint16) for values in ([1, 2, 3, 0], [4] * 4)]
@@ -300,6 +302,7 @@ def test_a_detector_that_looks_across_the_batch_makes_frames_run_one_after_anoth
 # ---- what a model cannot have ----
 
 
+@pytest.mark.holds_on("cpu", why="texts stay on the CPU")
 @pytest.mark.parametrize(
     ("toml", "proto", "reason"),
     [

@@ -112,6 +112,7 @@ def test_graph_that_the_runtime_refuses(tmp_path: Path, proto: onnx.ModelProto, 
     assert re.match(rf"m/1/model\.onnx: {reason}", found := reason_of(tmp_path, "m")), found
 
 
+@pytest.mark.holds_on("cpu", why="other providers leave its operators to the CPU")
 def test_graph_that_takes_no_batch_though_it_says_so(tmp_path: Path) -> None:
     # y = x reshaped to [1, 4], which the graph hides: the 1 comes out of the data.
     nodes = [
@@ -133,6 +134,7 @@ def test_graph_that_takes_no_batch_though_it_says_so(tmp_path: Path) -> None:
     assert load(body_of(tmp_path, "m")).ready["signature"]["batch_sizes"] == [1]
 
 
+@pytest.mark.holds_on("cpu", why="other providers say it in words of their own")
 def test_output_whose_first_dimension_is_not_the_batch(tmp_path: Path) -> None:
     node = helper.make_node("NonZero", ["x"], ["y"])
     proto = graphs.model([node], [graphs.value("x", ["N", 4])], [graphs.value("y", [None, "K"], TensorProto.INT64)])
@@ -348,6 +350,7 @@ def with_state(
     return graphs.model(nodes, [graphs.value("x", x), graphs.value("s", state)], outputs)
 
 
+@pytest.mark.holds_on("cpu", why="other providers leave its operators to the CPU")
 @pytest.mark.parametrize(
     ("proto", "reason"),
     [

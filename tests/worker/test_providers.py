@@ -17,6 +17,7 @@ AZURE = "AzureExecutionProvider"  # the one beside the CPU's in the CPU distribu
 # ---- with the installed runtime ----
 
 
+@pytest.mark.holds_on("cpu", why="it tells what the plain ONNX Runtime has")
 def test_provider_that_is_not_installed(tmp_path: Path) -> None:
     graphs.save(tmp_path, "m", graphs.doubling(), f'providers = [{{ name = "{CUDA}" }}, {{ name = "{CPU}" }}]\n')
     reason = reason_of(tmp_path, "m")
@@ -29,6 +30,7 @@ def test_gpu_lane_without_gpu_runtime(tmp_path: Path) -> None:
     assert f"{CUDA} is not in onnxruntime" in reason_of(tmp_path, "m", lane="cuda:0")
 
 
+@pytest.mark.holds_on("cpu", why="it needs a provider that runs nothing, which the plain ONNX Runtime has")
 @pytest.mark.parametrize("listed", [[AZURE], [AZURE, CPU], [CPU, AZURE]])
 def test_provider_that_runs_nothing(tmp_path: Path, listed: list[str]) -> None:
     tables = ", ".join(f'{{ name = "{name}" }}' for name in listed)
@@ -46,6 +48,7 @@ def test_provider_library_that_is_none(tmp_path: Path) -> None:
     assert reason.startswith("m/model.toml: providers: Acme: library libacme.so: Failed to load library libacme.so")
 
 
+@pytest.mark.holds_on("cpu", why="it tells the lane")
 def test_cuda_graph_needs_cuda(tmp_path: Path) -> None:
     graphs.save(tmp_path, "m", graphs.doubling(), "cuda_graph = true\n")
     assert reason_of(tmp_path, "m") == (
@@ -70,6 +73,30 @@ def test_gpu_lane_asks_for_its_own_gpu_and_the_author_has_the_last_word() -> Non
     assert cuda.options["arena_extend_strategy"] == "kNextPowerOfTwo"
     assert cuda.options["gpu_mem_limit"] == 1
     assert cpu.options == {}
+
+
+@pytest.mark.parametrize(
+    ("lane", "option"),
+    [
+        ("cuda:0", "gpu_mem_limit"),
+        ("tensorrt-rtx:0", "nv_max_workspace_size"),
+        ("migraphx:0", "migraphx_mem_limit"),
+        ("cpu:0", ""),
+        ("openvino:GPU", ""),
+        ("webgpu:0", ""),
+    ],
+)
+def test_memory_is_limited_where_a_provider_can_be_told(lane: str, option: str) -> None:
+    (without,), (provider,) = wanted(ModelConfig(), lane), wanted(ModelConfig(), lane, memory_bytes_max=1 << 30)
+    assert dict(provider.options) == dict(without.options) | ({option: 1 << 30} if option else {})
+
+
+def test_every_provider_of_a_lane_is_told_and_model_toml_wins() -> None:
+    asked = (Provider(name=TENSORRT), Provider(name=CUDA, options={"gpu_mem_limit": 5}), Provider(name=CPU))
+    tensorrt, cuda, cpu = wanted(ModelConfig(providers=asked), "cuda:0", memory_bytes_max=1 << 30)
+    assert tensorrt.options["trt_max_workspace_size"] == 1 << 30
+    assert cuda.options["gpu_mem_limit"] == 5
+    assert not cpu.options
 
 
 def test_shapes_may_be_computed_on_the_host() -> None:

@@ -109,6 +109,7 @@ COUPLED = {
 }
 
 
+@pytest.mark.holds_on("cpu", why="other providers leave some of its operators to the CPU")
 @pytest.mark.parametrize("kind", COUPLED)
 def test_frames_that_would_influence_one_another_are_run_apart(kind: str, tmp_path: Path) -> None:
     graphs.save(tmp_path, "m", COUPLED[kind](tmp_path))
@@ -157,6 +158,7 @@ INDEPENDENT = {
 }
 
 
+@pytest.mark.holds_on("cpu", "openvino", why="WebGPU's provider leaves its operators to the CPU")
 @pytest.mark.parametrize("kind", INDEPENDENT)
 def test_graphs_in_order_share_runs(kind: str, tmp_path: Path) -> None:
     graphs.save(tmp_path, "m", INDEPENDENT[kind](tmp_path))
@@ -207,6 +209,7 @@ def noisy() -> onnx.ModelProto:
     return graphs.model(nodes, [value("x", ["N", 6])], [value("y", ["N", 6])])
 
 
+@pytest.mark.holds_on("cpu", why="other providers leave some of its operators to the CPU")
 # ONNX Runtime lets each run of a batch normalisation in training mode change the statistics that the next one uses.
 @pytest.mark.parametrize("proto", [noisy(), normalised(1)], ids=["noise", "batch norm in training mode"])
 def test_graphs_that_answer_otherwise_each_time_are_named(tmp_path: Path, proto: onnx.ModelProto) -> None:
@@ -219,6 +222,7 @@ def test_graphs_that_answer_otherwise_each_time_are_named(tmp_path: Path, proto:
         load(body_of(tmp_path, "m"))
 
 
+@pytest.mark.holds_on("cpu", "openvino", why="WebGPU's provider leaves its operators to the CPU")
 def test_variants_are_checked_one_by_one(tmp_path: Path) -> None:
     toml = '[[variant]]\nname = "fp32"\n[[variant]]\nname = "int8"\nfile = "int8.onnx"\n'
     graphs.save(tmp_path, "m", mlp(), toml)

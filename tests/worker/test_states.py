@@ -17,6 +17,10 @@ from tests import graphs
 from tests.worker import real
 from tests.worker.client import BatchFailed, Encoded, Worker, version_of
 
+pytestmark = pytest.mark.holds_on(
+    "cpu", why="OpenVINO compiles no graph of open rank, as Silero's is; WebGPU of ONNX Runtime 1.27 gets it wrong"
+)
+
 CHUNK = 512
 CONTEXT = 64
 

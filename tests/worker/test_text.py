@@ -18,6 +18,8 @@ from duly.worker.text import TextError, read_texts, write_texts
 from tests import graphs
 from tests.worker.client import Array, Encoded, LoadFailed, Outcome, Worker, version_of
 
+pytestmark = pytest.mark.holds_on("cpu", why="texts stay on the CPU")
+
 TEXTS = ["", "left", "zwölf", "a\0b", "日本語\n", "x" * 300]
 
 

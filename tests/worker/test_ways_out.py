@@ -15,6 +15,8 @@ from tests import graphs
 from tests.graphs import BOOL, FP32, INT64, value
 from tests.worker.loading import body_of, reason_of
 
+pytestmark = pytest.mark.holds_on("cpu", why="its graphs cannot be served, and other providers refuse them first")
+
 TRIES_MAX = 4
 TEXT = TensorProto.STRING
 

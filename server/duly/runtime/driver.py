@@ -223,7 +223,7 @@ class Driver:
     def worker_ended(self, worker: LaneWorker, reason: str, back_s: float, blameless: bool = False) -> None:
         """Takes the worker's place away, as it has ended unasked, and finds out whose fault that may be. `reason`: why
         what ran on it is FAILED. `back_s`: when to expect another, in seconds. `blameless`: it is known that no frame
-        is to blame.
+        is to blame, so that one that ran alone is tried once more.
         """
         self.remove_worker(worker)
         now_ns = self.clock()
@@ -231,7 +231,7 @@ class Driver:
         run = next((run for run in self._runs.values() if (run.batch.model, run.batch.lane) == place), None)
         if run is not None and run.batch.batch_id not in self._hand_overs and not blameless:
             reason += self._put_blame(now_ns, run.batch)
-        self.submit(ModelGone(worker.model, worker.lane, reason, now_ns + int(back_s * 1e9)))
+        self.submit(ModelGone(worker.model, worker.lane, reason, now_ns + int(back_s * 1e9), blameless))
         if run is not None and self._runs.get(run.batch.batch_id) is run:
             del self._runs[run.batch.batch_id]  # as all of its frames wait again
 

@@ -1,7 +1,7 @@
 """Puts ONNX Runtime's errors into plain words: one sentence without source lines, signatures or paths.
 
-Reasons reach clients, so they must not hold a path of the server. The patterns fit ONNX Runtime 1.31. Text that fits
-none of them is only stripped of what must not be there.
+Reasons reach clients, so they must not hold a path of the server. The patterns fit ONNX Runtime 1.24 to 1.32. Text that
+fits none of them is only stripped of what must not be there.
 """
 
 import re
@@ -16,6 +16,7 @@ _CODE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |^Error in execution: ")
 _SOURCE = re.compile(r"/\S+\.(?:cc|cpp|cu|h|hpp|cuh):\d+ .*?\)(?: const)?(?: \[with [^\]]*\])? ")
 _SHORT_SOURCE = re.compile(r"\b\w+\.(?:cc|cpp|cu|h|hpp|cuh):\d+ \w+ ")
 _FALSE = re.compile(r"\S+\.(?:cc|cpp|cu|h|hpp|cuh):\d+ \S.*? was false\. ")
+_OPENVINO = re.compile(r"Exception from src/\S+?:\d+: |Check '.*?' failed at src/\S+?:\d+: ")
 _LOADING = re.compile(r"Load model (?:from )?.*? failed[:.]\s*")
 _NODE = re.compile(r"Non-zero status code returned while running (\w+) node\. Name:'([^']*)' Status Message: ")
 _OUTPUT = re.compile(
@@ -87,25 +88,36 @@ _LOAD_REASONS = (
         r"needs the locale \1 for upper and lower case, which this machine does not have; install it (the packages "
         r"locales and locale-gen of Debian), or export with StringNormalizer's locale C.UTF-8",
     ),
-    (r"bad_alloc|[Ff]ailed to allocate memory", "there is not enough memory to load it; see worker_memory_bytes_max"),
 )
 
 
-def load_reason(text: str, file: Path) -> str:
-    """Says what is wrong with model `file`, as the second half of a sentence that begins with the file's name."""
+def full_reason(text: str, of_device: bool) -> str:
+    """Says that there is not enough memory to load a model. `of_device`: its lane is on a device with its own."""
+    if "Available memory of" in text:  # of an arena that has a limit
+        return "may not have the memory that loading it takes (device_memory_bytes_max, worker_device_memory_bytes_max)"
+    if of_device:
+        return "there is not enough memory to load it, on the device of its lane or in its worker"
+    return "there is not enough memory to load it; see worker_memory_bytes_max"
+
+
+def load_reason(text: str, file: Path, provider: str = "") -> str:
+    """Says what is wrong with model `file`, as the second half of a sentence that begins with the file's name.
+
+    `provider`: who had it, and how that begins; it stands before what is not known to be the file's own fault.
+    """
     plain = run_reason(text)
     if re.search(r"[Pp]rotobuf parsing failed|No graph was found", plain):
         return contents(file)
     for pattern, reason in _LOAD_REASONS:
         if found := re.search(pattern, plain):
             return found.expand(reason)
-    return plain
+    return f"{provider}{plain}"
 
 
 def run_reason(text: str) -> str:
     """Says what went wrong in a run."""
     plain = " ".join(text.split()) + " "
-    for pattern in (_CODE, _LOADING, _FALSE, _SOURCE, _SHORT_SOURCE):
+    for pattern in (_CODE, _LOADING, _FALSE, _SOURCE, _SHORT_SOURCE, _OPENVINO):
         plain = pattern.sub("", plain)
     plain = _NODE.sub(r"\1 node '\2': ", plain)
     plain = _OUTPUT.sub(r"output '\1' has shape \3; \2 was expected: one row for each frame of the batch", plain)
