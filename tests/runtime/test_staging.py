@@ -8,14 +8,15 @@ from collections.abc import AsyncIterator
 import pytest
 from structlog.testing import capture_logs
 
-from duly.core.events import DispatchBatch, FramesCancelled, LaneUp, ModelReady, WarmLane
-from duly.core.types import Frame, OutcomeStatus
+from duly.core.events import DispatchBatch, Foreseen, FramesCancelled, LaneUp, ModelReady, WarmLane
+from duly.core.types import Frame, JointFrame, OutcomeStatus, StreamClass
 from duly.metrics import Metrics
+from duly.models.spec import Signature
 from duly.runtime.driver import Driver
-from duly.runtime.held_frames import InputData
+from duly.runtime.held_frames import HeldFrame, HeldFrames, InputData
 from duly.runtime.shared_memory import ClientMemory, SharedData
 from duly.runtime.staged_rows import StagedRows, as_dispatched
-from duly.runtime.staging import Lead
+from duly.runtime.staging import Lead, Staging
 from duly.runtime.worker_port import BatchResult
 from tests.runtime.fake_lane import Clock, FakeLane
 from tests.runtime.held import take
@@ -191,6 +192,41 @@ async def test_only_the_lane_that_is_free_first_gets_what_waits() -> None:
     await bench.send(1)
     await bench.turn()
     assert [lane.staged for lane in bench.lanes] == [[(3, 4)], [(5,)]], "the other one is next now"
+
+
+async def test_frames_are_brought_to_the_worker_of_their_own_model() -> None:
+    bench = Lanes(1)
+    other = FakeLane("n/1", "gpu:0")
+    other.stages = True
+    bench.driver.add_worker(other)
+    bench.driver.submit(ModelReady("n/1", "gpu:0", "default", {1: (MS,), 4: (MS,)}, True))
+    await bench.send()
+    for frame_id in (100, 101):
+        take(bench.driver, bench.clock, bench.stream, frame_id, "n/1", 500 * MS, b"x")
+    await bench.turn()
+    assert (bench.lanes[0].staged, other.staged) == ([], [(2, 3)])
+
+
+async def test_a_joint_frame_is_brought_with_all_its_pieces() -> None:
+    held = HeldFrames(1000)
+    signature = Signature(inputs=(), outputs=(), batch_sizes=(1,), any_size=True, stateful=False)
+    pieces = frames(1, 2)
+    for piece in pieces:
+        payload_of_piece = [InputData(0, (1,), bytes([piece.seq]))]
+        held.put(HeldFrame(piece, StreamClass.STANDARD, signature, 0, 0, payload=payload_of_piece))
+    joint = JointFrame(7, 1, tuple(pieces))
+    lane = FakeLane("m/1", "gpu:0")
+    lane.stages = True
+    foreseen = Foreseen("gpu:0", "m/1", "default", [joint], full=False)
+    staging = Staging(lambda _: foreseen, {("m/1", "gpu:0"): lane}, held, lambda _: False, Clock(), Metrics())
+    staging.add(lane)
+    staging.began(DispatchBatch(1, "gpu:0", "m/1", "default", [], 0), lane)
+    await asyncio.sleep(0)
+    assert lane.staged == [(joint.seq,)]
+    held.drop(pieces[0])  # its client has withdrawn it
+    staging.began(DispatchBatch(2, "gpu:0", "m/1", "default", [], 0), lane)
+    await asyncio.sleep(0)
+    assert lane.staged == [(joint.seq,)]
 
 
 async def test_frames_whose_payload_may_change_are_not_brought_ahead() -> None:

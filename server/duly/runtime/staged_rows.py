@@ -9,7 +9,6 @@ from itertools import count
 
 from duly.core.types import Frame
 from duly.runtime.worker_port import BatchResult
-from duly.worker.channel import NONE_STAGED
 
 
 class StagedRows:
@@ -18,6 +17,8 @@ class StagedRows:
     def __init__(self, rows_max: int) -> None:
         self.seqs = [0] * rows_max
         """The frame that lies in each row, by its seq; 0: none."""
+        self.used = False
+        """Whether a frame was put there since the rows were cleared."""
         self.told: set[int] = set()
         """The rows of which the worker was told."""
         self.refused: set[int] = set()
@@ -45,6 +46,7 @@ class StagedRows:
     def put(self, row: int, seq: int) -> None:
         """Notes that the frame lies in the row from now on, and that the worker does not know it yet; 0: none does."""
         self.seqs[row] = seq
+        self.used = True
         self.told.discard(row)
 
     def tell(self, rows: Sequence[int]) -> int:
@@ -55,12 +57,11 @@ class StagedRows:
 
     def known(self, frames: Sequence[Frame], order: Sequence[int]) -> tuple[list[int], frozenset[int]]:
         """Returns the rows of a batch whose frames lie there already, and which of them the worker was told of."""
-        if not any(self.seqs):
-            return [], NONE_STAGED
         there = [row for row, index in enumerate(order) if self.seqs[row] == frames[index].seq]
         return there, frozenset(self.told.intersection(there))
 
     def clear(self) -> None:
+        self.used = False
         self.seqs = [0] * len(self.seqs)
         self.told.clear()
         self.refused.clear()

@@ -126,7 +126,7 @@ class Worker:
         """What lies in the slot of the next batch already."""
         self.copied_ahead = 0
         """How many frames of the newest batch it was told to copy to its device before."""
-        self._order: list[int] | None = None
+        self._order: Sequence[int] | None = None
         """The index of the frame of each row of the batch that runs; None: that of the row."""
         self._asked: Asked | None = None
         """The batch that runs, until the worker has answered as it should."""
@@ -328,9 +328,17 @@ class Worker:
         if region is None or self._asked is not None:
             return False
         slot = self._slot = (self._slot + 1) % channel.SLOTS
-        order = self._staged.order(action.frames)
-        there, told = self._staged.known(action.frames, order)
-        self._staged.clear()
+        order: Sequence[int] = range(len(action.frames))
+        there: Sequence[int] = ()
+        told = channel.NONE_STAGED
+        self._order = None
+        if self._staged.used:
+            order = self._staged.order(action.frames)
+            there, told = self._staged.known(action.frames, order)
+            self._staged.clear()
+            if any(row != index for row, index in enumerate(order)):
+                self._order = order
+                last = frozenset([row for row, index in enumerate(order) if index in last])
         self.copied_ahead = len(told)
         if self._trims and not there:
             region.trim(slot, outputs=False)
@@ -340,10 +348,6 @@ class Worker:
         region.filled[slot, False] += filled
         if pieces and not self._gather(slot, pieces):
             return False
-        in_order = all(row == index for row, index in enumerate(order))
-        self._order = None if in_order else order
-        if last and not in_order:
-            last = frozenset([row for row, index in enumerate(order) if index in last])
         run = channel.Run(
             action.batch_id, slot, frames, self._variants[action.variant], last, told, self._staged.number
         )
@@ -360,7 +364,7 @@ class Worker:
         region, staged, slot = self._region, self._staged, (self._slot + 1) % channel.SLOTS
         if region is None or len(frames) > len(staged.seqs):
             return False
-        if self._trims and not any(staged.seqs):
+        if self._trims and not staged.used:
             region.trim(slot, outputs=False)
         rows: list[int] = []
         copied = 0
