@@ -12,8 +12,8 @@ import click
 
 from duly.cli_settings import CONFIG_OPTION, setting_option
 from duly.config import ServerConfig
-from duly.doctor import examine, worst
-from duly.finding import Finding, Level, ProviderFinding
+from duly.doctor.examine import examine, worst
+from duly.doctor.finding import Finding, Level, ProviderFinding
 
 _EXIT = {Level.OK: 0, Level.WARNING: 0, Level.PROBLEM: 1}
 _DEVICES_CHARS_MAX = 44

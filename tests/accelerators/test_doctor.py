@@ -3,8 +3,8 @@
 import pytest
 
 from duly.accelerators import CPU, of_lane
-from duly.doctor_accelerators import examine_providers
-from duly.finding import Level, ProviderFinding
+from duly.doctor.accelerators import examine_providers
+from duly.doctor.finding import Level, ProviderFinding
 from duly.models.trust import Trust
 from tests.accelerators.test_served import LLVMPIPE
 from tests.lane import DRIVERS

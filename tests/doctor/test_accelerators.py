@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from duly import doctor_accelerators, hardware, tried_lane
+from duly import hardware
 from duly.accelerators import ACCELERATORS, CPU, CUDA, OPENVINO, TENSORRT, TENSORRT_RTX, WEBGPU
-from duly.doctor_accelerators import Installed, examine_gpus, examine_providers
-from duly.finding import Level, ProviderFinding
+from duly.doctor import accelerators, tried_lane
+from duly.doctor.accelerators import Installed, examine_gpus, examine_providers
+from duly.doctor.finding import Level, ProviderFinding
+from duly.doctor.tried_lane import Tried, try_lanes
 from duly.models.trust import Trust
 from duly.nvml.library import Library
-from duly.tried_lane import Tried, try_lanes
 from duly.worker.shared_libraries import missing, needs
 from tests.nvml import stand_in as nvml
 
@@ -30,12 +31,12 @@ class Machine:
         self.results: dict[str, Tried] = {}
         self.seen: dict[str, list[str]] = {}
         self.asked: list[tuple[str, str]] = []
-        monkeypatch.setattr(doctor_accelerators, "_installed", lambda: self.there)
-        monkeypatch.setattr(doctor_accelerators, "_seen", lambda row: self.seen.get(row.provider, []))
-        monkeypatch.setattr(doctor_accelerators, "try_lanes", self.tries)
-        monkeypatch.setattr(doctor_accelerators, "default_lanes", lambda: ("cpu:0",))
+        monkeypatch.setattr(accelerators, "_installed", lambda: self.there)
+        monkeypatch.setattr(accelerators, "_seen", lambda row: self.seen.get(row.provider, []))
+        monkeypatch.setattr(accelerators, "try_lanes", self.tries)
+        monkeypatch.setattr(accelerators, "default_lanes", lambda: ("cpu:0",))
         monkeypatch.setattr(importlib.metadata, "version", self.version)
-        monkeypatch.setattr(doctor_accelerators.platform, "machine", lambda: "x86_64")
+        monkeypatch.setattr(accelerators.platform, "machine", lambda: "x86_64")
 
     def version(self, name: str) -> str:
         if name not in self.versions:
@@ -135,7 +136,7 @@ def test_the_plugin_of_openvino_takes_less_than_its_wheel(machine: Machine) -> N
 
 
 def test_where_there_are_no_wheels(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_accelerators.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(accelerators.platform, "machine", lambda: "aarch64")
     assert machine.told(WEBGPU).advice == "there are no packages of it for aarch64"
 
 
@@ -158,14 +159,14 @@ def test_a_device_that_computes_something_else_does_not_run(monkeypatch: pytest.
 
 
 def test_where_onnxruntime_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_accelerators, "_output", lambda command: "")
+    monkeypatch.setattr(accelerators, "_output", lambda command: "")
     (found,) = examine_providers([], Trust())
     assert (found.level, "a driver may be at fault" in found.found) == (Level.WARNING, True)
     assert "duly.worker.found" in found.advice
 
 
 def test_onnxruntime_is_asked_in_a_process_of_its_own() -> None:
-    there = doctor_accelerators._installed()
+    there = accelerators._installed()
     assert there is not None
     assert CPU in there.providers
     assert there.problems == {}

@@ -24,9 +24,9 @@ from duly.config_sources import ConfigError, load_config
 from duly.cpus import usable_cpus
 from duly.default_lanes import default_lanes
 from duly.descriptors import KEPT_BACK, RAISED_MAX
-from duly.doctor_accelerators import examine_gpus, examine_providers
+from duly.doctor.accelerators import examine_gpus, examine_providers
+from duly.doctor.finding import Finding, Level
 from duly.energy.watch import EnergyWatch
-from duly.finding import Finding, Level
 from duly.models.manifest import ManifestError
 from duly.models.repository import NotARepository, Repository
 from duly.models.trust import Trust, trust_of

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from duly.accelerators import ACCELERATORS, CPU, CUDA, OPENVINO, QNN, WEBGPU, Accelerator, of_lane
 from duly.cpus import usable_cpus
 from duly.default_lanes import default_lanes
-from duly.finding import Finding, Level, ProviderFinding
+from duly.doctor.finding import Finding, Level, ProviderFinding
+from duly.doctor.tried_lane import Tried, try_lanes
 from duly.hardware import AMD, INTEL, NVIDIA, ROOT, accel_nodes, nvidia_gpus, pci_gpus, render_nodes
 from duly.models.trust import Trust
 from duly.nvml import condition
@@ -25,7 +26,6 @@ from duly.nvml.figures import figures
 from duly.nvml.gpus import whole_gpus
 from duly.nvml.library import Library
 from duly.runtime.worker_command import worker_environment
-from duly.tried_lane import Tried, try_lanes
 
 SUBJECT = "provider"
 LANES_MAX = 16

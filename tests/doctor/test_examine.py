@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from duly import doctor
 from duly.cli_doctor import doctor as command
-from duly.doctor import examine, worst
-from duly.finding import Finding, Level, ProviderFinding
+from duly.doctor.examine import examine, worst
+from duly.doctor.finding import Finding, Level, ProviderFinding
 from duly.realtime import rights
 from duly.realtime.rights import Rights
 from tests import graphs
