@@ -4,9 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# The GPU package where there is a GPU that works, else the CPU's: they install the same module, so never both.
-ACCELERATOR := $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU ' && echo gpu || echo cpu)
-UNWANTED := $(if $(filter gpu,$(ACCELERATOR)),onnxruntime,onnxruntime-gpu)
+# The extra for what is there (server/duly/chosen_extra.py says how it is chosen), or the one that was last asked for:
+# make setup ACCELERATOR=webgpu. Most install the same module, so never two of them.
+CHOSEN_EXTRA := PYTHONPATH=server $(PYTHON) -m duly.chosen_extra
+ASKED := $(VENV)/.accelerator
+ifndef ACCELERATOR
+ACCELERATOR := $(or $(shell cat $(ASKED) 2>/dev/null),$(shell $(CHOSEN_EXTRA) 2>/dev/null),cpu)
+else
+NOTE_ASKED := @echo $(ACCELERATOR) > $(ASKED)
+endif
 READY := $(VENV)/.ready-$(ACCELERATOR)
 
 PROTOS := $(wildcard protos/duly/v1/*.proto)
@@ -32,7 +38,7 @@ endef
 RELEASED := protos/released.txtpb
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-thorough test-learn test-compiled check protos docs release-image bench profile grid compare soak chaos fuzz core core-clean exporters model-signing lock audit sbom wheel wheel-check clean
+.PHONY: help setup demo test test-thorough test-learn test-compiled check protos docs release-image bench profile grid compare soak chaos gpu gpu-wheels fuzz core core-clean exporters model-signing lock audit sbom wheel wheel-check clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,9 +55,12 @@ $(READY): pyproject.toml
 	  exit 1; }
 	@echo "Installing duly and what it needs into $(VENV); this takes a minute, once"
 	@$(BIN)/pip install --quiet --quiet --upgrade pip
-	@if $(BIN)/pip show --quiet $(UNWANTED) 2>/dev/null; then $(BIN)/pip uninstall --quiet --quiet --yes $(UNWANTED); fi
+	@# What clashes takes the files of the wanted one along, so that all go where one of them is there.
+	@clashing="$$($(CHOSEN_EXTRA) --clashing $(ACCELERATOR))" || exit 1; \
+	if $(BIN)/pip show --quiet $${clashing% *} 2>/dev/null; then $(BIN)/pip uninstall --quiet --quiet --yes $$clashing; fi
 	@$(BIN)/pip install --quiet --quiet --editable '.[$(ACCELERATOR),demo,learn,load,video,dev]'
 	@rm -f $(VENV)/.ready-*
+	$(NOTE_ASKED)
 	@touch $@
 
 demo: $(READY) ## Watch duly work on real models (DEMO_ARGS for options)
@@ -141,6 +150,14 @@ soak: $(READY) ## A night of a vehicle's sensors and of rude clients (SOAK_ARGS 
 
 chaos: $(READY) ## Harm, attack and starve real servers: does every frame still have its outcome? (CHAOS_ARGS for options)
 	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
+
+# It makes an environment of its own, online or from wheels that were laid there. A rehearsal runs in .venv.
+REHEARSES := $(and $(findstring --rehearse,$(GPU_ARGS)),$(if $(findstring --offline,$(GPU_ARGS)),,yes))
+gpu: $(if $(REHEARSES),$(READY)) ## Make the record of this machine's GPU, 8 minutes at most (GPU_ARGS=--rehearse without one)
+	$(if $(REHEARSES),$(BIN)/python,$(PYTHON)) -m tests.gpu $(GPU_ARGS)
+
+gpu-wheels: ## Lay wheels for make gpu on a machine without registries into build/gpu-wheels, in parts (WHEELS_ARGS for options)
+	$(PYTHON) -m tests.gpu.wheels $(WHEELS_ARGS)
 
 FUZZER := $(VENV)/.ready-fuzz
 fuzz: $(FUZZER) ## Give all readers of bytes from outside bytes of any kind (FUZZ_ARGS: quick, or options)

@@ -45,6 +45,14 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         pytest.exit(f"not all is compiled that may be; compiled: {told}", 4)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def engines_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Servers keep what is compiled where systemd says, and not in the developer's own folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CACHE_DIRECTORY", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def logs_as_they_were() -> Iterator[None]:
     """Commands that run in this process set the level of the log, and would silence the tests after them."""

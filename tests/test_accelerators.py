@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from duly.accelerators import ACCELERATORS, CUDA, MEANINGS, OPENVINO, is_lane, of_lane
+from duly.accelerators import ACCELERATORS, CUDA, MEANINGS, OPENVINO, device_of, is_lane, of_lane, share_device
 from duly.models.spec import ModelConfig, Provider
 from duly.worker.plugins import chosen
 from duly.worker.providers import ProviderError, check_available, wanted
@@ -13,7 +13,7 @@ from duly.worker.providers import ProviderError, check_available, wanted
 
 @pytest.mark.parametrize(
     "lane", ["cpu:0", "cuda:12", "openvino:CPU", "openvino:GPU", "openvino:GPU.1", "openvino:NPU", "webgpu:0",
-             "tensorrt-rtx:0", "migraphx:3", "qnn:0", "vitisai:0"],
+             "tensorrt-rtx:0", "migraphx:3", "qnn:0", "vitisai:0", "cuda:0/2", "openvino:GPU.1/9"],
 )  # fmt: skip
 def test_names_of_lanes(lane: str) -> None:
     assert is_lane(lane)
@@ -22,7 +22,8 @@ def test_names_of_lanes(lane: str) -> None:
 
 @pytest.mark.parametrize(
     "name", ["", "cpu", "cpu:", "cpu:00", "cuda:-1", "cuda:1000", "openvino:0", "openvino:AUTO",
-             "openvino:HETERO:GPU,CPU", "webgpu:1", "gpu:0", "CUDA:0", "cuda:0 "],
+             "openvino:HETERO:GPU,CPU", "webgpu:1", "gpu:0", "CUDA:0", "cuda:0 ",
+             "cuda:0/", "cuda:0/1", "cuda:0/10", "cuda:0/2/3", "cuda:0/02", "cpu:0/2", "cuda/2"],
 )  # fmt: skip
 def test_what_is_no_lane(name: str) -> None:
     assert not is_lane(name)
@@ -35,6 +36,13 @@ def test_each_lane_asks_for_its_device() -> None:
         "webgpu:0": ("WebGpu", {}),
         "migraphx:1": ("MIGraphX", {"device_id": "1"}),
     }
+
+
+def test_several_lanes_on_one_device() -> None:
+    lanes = ("cuda:0", "cuda:0/2", "cuda:1", "cpu:0")
+    assert [device_of(lane) for lane in lanes] == ["0", "0", "1", "0"]
+    assert [share_device(lane, lanes) for lane in lanes] == [True, True, False, False]
+    assert wanted(ModelConfig(), "cuda:0/2") == wanted(ModelConfig(), "cuda:0")
 
 
 def test_openvino_takes_no_more_threads_on_the_processor_than_a_lane_has() -> None:

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from duly import doctor
 from duly.cli_doctor import doctor as command
-from duly.doctor import Finding, Level, examine, worst
+from duly.doctor import examine, worst
+from duly.finding import Finding, Level, ProviderFinding
 from duly.realtime import rights
 from duly.realtime.rights import Rights
 from tests import graphs
@@ -22,7 +23,7 @@ from tests.access.credentials import ca, issue
 
 SUBJECTS = {
     "settings", "python", "packages", "onnxruntime", "isolation", "control groups", "descriptors", "memory",
-    "shared memory", "locked memory", "CPUs", "wall clock", "GPU", "energy",
+    "shared memory", "locked memory", "CPUs", "wall clock", "provider", "energy",
 }  # fmt: skip
 
 
@@ -34,6 +35,10 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_output", lambda command: "CPUExecutionProvider" if "-c" in command else None)
+    row = ProviderFinding(
+        "provider", Level.OK, "it runs", "", "CPUExecutionProvider", "onnxruntime", "2", "cpu:0", True
+    )
+    monkeypatch.setattr(doctor, "examine_providers", lambda lanes, trust: [row])
 
 
 def levels(findings: list[Finding], subject: str) -> list[Level]:
@@ -50,7 +55,11 @@ def test_everything_is_looked_at(root: Path) -> None:
 def test_as_json_and_in_words(root: Path) -> None:
     told = CliRunner().invoke(command, ["--models", str(root), "--json"])
     found = json.loads(told.stdout)
-    assert all(each.keys() == {"subject", "level", "found", "advice"} for each in found)
+    row = {"provider", "installed", "devices", "lane", "runs"}
+    for each in found:
+        assert each.keys() == {"subject", "level", "found", "advice"} | (
+            row if each["subject"] == "provider" else set()
+        )
     words = CliRunner().invoke(command, ["--models", str(root)])
     assert words.exit_code == told.exit_code == int(any(each["level"] == "problem" for each in found))
     assert all(each["subject"] in words.stdout for each in found)

@@ -26,6 +26,7 @@ SERIES = {
     "duly_calls_failed",
     "duly_drift",
     "duly_energy_joules",
+    "duly_engines",
     "duly_event_loop_lag_seconds",
     "duly_feedback",
     "duly_frames_demoted",
@@ -64,6 +65,7 @@ SERIES = {
     "duly_trials",
     "duly_version_state",
     "duly_wasted_lane_seconds",
+    "duly_frames_copied_ahead",
     "duly_worker_restarts",
 }
 """Families; a counter's samples end in _total."""
@@ -96,6 +98,7 @@ def busy_server() -> Metrics:
         versions={"yolo/1": "READY"},
         sizes_max={("yolo/1", "cuda:0", "fp32"): 4},
         frames_refused={"its stream holds too many bytes": 6},
+        engines={("yolo", "made"): 1, ("yolo", "late"): 0},
         calls_failed={"NOT_PERMITTED": 7},
         trials={"yolo/2": ("SHADOW", 0.98)},
         trials_ended={("vad", "ROLLED_BACK"): 1},
@@ -173,6 +176,9 @@ def test_lanes_workers_and_gauges_are_exposed() -> None:
     metrics = busy_server()
     assert value(metrics, "duly_lane_busy_seconds_total", lane="cpu:0") == pytest.approx(0.050)
     assert value(metrics, "duly_wasted_lane_seconds_total", lane="cpu:0") == pytest.approx(0.025)
+    assert value(metrics, "duly_frames_copied_ahead_total", lane="cpu:0") == 0
+    metrics.copied_ahead("cpu:0", 3)
+    assert value(metrics, "duly_frames_copied_ahead_total", lane="cpu:0") == 3
     assert value(metrics, "duly_worker_restarts_total", model="vad/2", lane="cpu:1") == 1
     assert value(metrics, "duly_batches_total", model="vad/2") == 2
     assert value(metrics, "duly_streams_opened_total", model="vad/2") == 1

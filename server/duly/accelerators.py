@@ -5,6 +5,7 @@ missing, and docs/accelerators.md is made from it. It loads nothing and looks at
 """
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 CPU = "CPUExecutionProvider"
@@ -17,6 +18,11 @@ MIGRAPHX = "MIGraphXExecutionProvider"
 QNN = "QNNExecutionProvider"
 VITIS_AI = "VitisAIExecutionProvider"
 
+FOLDER, FILE, NATIVE = "{folder}", "{file}", "{native}"
+"""What stands in options of providers for what is known at load."""
+
+_FURTHER = "[2-9]"
+"""What numbers the second to the ninth lane on one device; of processors there are more by their own numbers."""
 LANE_HOW = "cpu:0, cuda:0, openvino:NPU or webgpu:0"
 """Lanes as examples, for messages about names that are none."""
 
@@ -37,6 +43,10 @@ class Accelerator(NamedTuple):
     """The distribution on PyPI that brings it to the plain ONNX Runtime, as a plugin; empty: there is none."""
     extra: str = ""
     """The extra of duly that installs either; empty: it has to be installed by hand, in the place of another."""
+    machines: tuple[str, ...] = ("x86_64", "aarch64")
+    """What there are wheels for, as `uname -m` calls it."""
+    python_max: tuple[int, int] | None = None
+    """The newest Python that there are wheels for; None: as for duly."""
     needs: str = ""
     """What has to be there besides, that no wheel brings."""
     device_option: str = ""
@@ -47,9 +57,25 @@ class Accelerator(NamedTuple):
     """The device of the lane that there is where nobody sets `lanes`."""
     memory: str = ""
     """What ONNX Runtime calls its memory, where batches are copied there by the worker; empty: ONNX Runtime copies."""
+    memory_option: str = ""
+    """The option of the provider that bounds what it takes of its device's memory; empty: it has none."""
     reads_host: bool = False
     """Whether runs read inputs where they lie in the host's memory. ONNX Runtime copies them to other devices when they
     are bound, and not when they are run, so that what is bound once would be the same for ever."""
+    cache_options: tuple[tuple[str, str], ...] = ()
+    """The options that have it keep in a folder what it compiles, where FOLDER stands for the folder; none: it keeps
+    nothing, or has nothing to compile."""
+    cache_ends: bool = False
+    """Whether it writes into that folder only when a session ends, and not as soon as it has compiled."""
+    shape_options: str = ""
+    """What the options begin with that say for which shapes to compile (_min_shapes, _opt_shapes, _max_shapes); empty:
+    there are none. Where they are not set, it would compile anew at the first frame of a shape that it has not seen."""
+    by_shape: bool = False
+    """Whether it compiles for shapes, so that only sizes of batches that were warmed may run, and open extents of
+    frames are refused."""
+    int8_options: tuple[tuple[str, str], ...] = ()
+    """The options that have it run with 8 bits in the ranges of a table, where FILE stands for the table's path, and
+    NATIVE for 1 where it is one of TensorRT's own; none: it takes no table."""
     idles: bool = False
     """Whether clocks fall where nothing runs, so that the first batches after that would be late."""
     seen_by: str = ""
@@ -64,35 +90,48 @@ ACCELERATORS: tuple[Accelerator, ...] = (
         CPU, "cpu", "any processor", wheel="onnxruntime", extra="cpu", reads_host=True, ran="in CI, all tests"
     ),
     Accelerator(
-        CUDA, "cuda", "GPUs of NVIDIA", wheel="onnxruntime-gpu", extra="gpu", needs="NVIDIA's driver, 580 or newer",
-        device_option="device_id", memory="cuda", idles=True, seen_by="nvidia-smi -L",
+        CUDA, "cuda", "GPUs of NVIDIA", wheel="onnxruntime-gpu", extra="gpu", machines=("x86_64",),
+        needs="NVIDIA's driver, 580 or newer",
+        device_option="device_id", memory="cuda", memory_option="gpu_mem_limit", idles=True, seen_by="nvidia-smi -L",
     ),
     Accelerator(
-        TENSORRT, "cuda", "GPUs of NVIDIA", wheel="onnxruntime-gpu", extra="gpu",
+        TENSORRT, "cuda", "GPUs of NVIDIA", wheel="onnxruntime-gpu", extra="gpu", machines=("x86_64",),
         needs="NVIDIA's driver, and TensorRT 10: pip install tensorrt-cu13", device_option="device_id", memory="cuda",
-        idles=True, seen_by="nvidia-smi -L",
+        memory_option="trt_max_workspace_size", idles=True, seen_by="nvidia-smi -L",
+        cache_options=(("trt_engine_cache_enable", "1"), ("trt_engine_cache_path", FOLDER)),
+        shape_options="trt_profile", by_shape=True,
+        int8_options=(("trt_int8_enable", "1"), ("trt_int8_calibration_table_name", FILE),
+                      ("trt_int8_use_native_calibration_table", NATIVE)),
     ),
     Accelerator(
-        TENSORRT_RTX, "tensorrt-rtx", "GPUs of NVIDIA from Turing on", plugin="onnxruntime-ep-nv-tensorrt-rtx",
-        extra="tensorrt-rtx", needs="NVIDIA's driver, 580 or newer", idles=True, seen_by="nvidia-smi -L",
+        TENSORRT_RTX, "tensorrt-rtx", "GPUs of NVIDIA of compute capability 8.6, 8.9, or 12.0 and newer",
+        plugin="onnxruntime-ep-nv-tensorrt-rtx",
+        extra="tensorrt-rtx", needs="NVIDIA's driver, 580 or newer", memory_option="nv_max_workspace_size",
+        idles=True, seen_by="nvidia-smi -L",
+        cache_options=(("nv_runtime_cache_path", FOLDER),), cache_ends=True, shape_options="nv_profile", by_shape=True,
     ),
     Accelerator(
         OPENVINO, "openvino", "processors, GPUs and NPUs of Intel; its CPU device runs on other x86 processors, too",
         wheel="onnxruntime-openvino", plugin="onnxruntime-ep-openvino", extra="openvino",
+        machines=("x86_64",), python_max=(3, 13),
         needs="for GPUs and NPUs Intel's drivers: intel-opencl-icd, intel-driver-compiler-npu and intel-level-zero-npu",
         device_option="device_type", devices=r"CPU|(GPU|NPU)(\.(0|[1-9][0-9]?))?", first="CPU",
         reads_host=True, seen_by="/dev/dri/renderD*, /dev/accel/accel*",
         ran="in CI, on its CPU device: the worker's tests and the end-to-end tests",
+        cache_options=(("cache_dir", FOLDER),),
     ),
     Accelerator(
         WEBGPU, "webgpu", "GPUs of any vendor that have Vulkan", wheel="onnxruntime-webgpu",
-        plugin="onnxruntime-ep-webgpu", extra="webgpu",
+        plugin="onnxruntime-ep-webgpu", extra="webgpu", machines=("x86_64",),
         needs="libvulkan1 and the vendor's driver for Vulkan", devices="0", idles=True, seen_by="vulkaninfo --summary",
         ran="in CI, over SwiftShader, a Vulkan device in software: the worker's tests and the end-to-end tests",
     ),
     Accelerator(
         MIGRAPHX, "migraphx", "GPUs of AMD", wheel="onnxruntime-migraphx", needs="ROCm with MIGraphX",
-        device_option="device_id", idles=True, seen_by="rocminfo",
+        device_option="device_id", memory_option="migraphx_mem_limit", idles=True, seen_by="rocminfo",
+        cache_options=(("migraphx_model_cache_dir", FOLDER),), by_shape=True,
+        int8_options=(("migraphx_int8_enable", "1"), ("migraphx_int8_calibration_table_name", FILE),
+                      ("migraphx_int8_use_native_calibration_table", NATIVE)),
     ),
     Accelerator(
         QNN, "qnn", "NPUs of Qualcomm", plugin="onnxruntime-qnn", needs="Qualcomm's driver (FastRPC)",
@@ -116,9 +155,23 @@ def of_lane(lane: str) -> Accelerator:
     return next(each for each in ACCELERATORS if each.kind == kind)
 
 
+def device_of(lane: str) -> str:
+    """Returns what names the device of a lane: "0" of "cuda:0", and of "cuda:0/2", which is another lane there."""
+    return lane.partition(":")[2].partition("/")[0]
+
+
+def share_device(lane: str, lanes: Iterable[str]) -> bool:
+    """Whether another of the lanes is on the same device."""
+    own = lane.partition("/")[0]
+    return any(other != lane and other.partition("/")[0] == own for other in lanes)
+
+
 def is_lane(name: str) -> bool:
     """Whether it is the name of a lane that there can be."""
-    kind, _, device = name.partition(":")
+    kind = name.partition(":")[0]
+    device, apart, nth = name.partition(":")[2].partition("/")
+    if apart and (kind == "cpu" or re.fullmatch(_FURTHER, nth) is None):
+        return False
     return any(each.kind == kind and re.fullmatch(each.devices, device) is not None for each in ACCELERATORS)
 
 

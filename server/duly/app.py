@@ -42,11 +42,15 @@ from duly.rpc.local.listener import DESCRIPTORS_EACH, OPENING_MAX, LocalListener
 from duly.rpc.server import MESSAGE_BYTES_MIN, ListenError, Server, add_services, create_server, message_limit
 from duly.runtime.admission import SWITCH_SECONDS, Admission
 from duly.runtime.catalogue import Catalogue, VersionState
+from duly.runtime.device_memory import Devices
 from duly.runtime.driver import Driver
+from duly.runtime.engine_store import EngineStore, NotTrusted, engine_folder
+from duly.runtime.engines import EngineCounts, Engines
 from duly.runtime.flight_recorder import DumpError, FlightRecorder
-from duly.runtime.lane_health import LaneHealth
+from duly.runtime.lane_health import LaneHealth, gpus_of
 from duly.runtime.learning import Drift, LearnerSettings, Learning, missing_packages
 from duly.runtime.model_host import ModelHost, VersionLimits
+from duly.runtime.placement import Placement
 from duly.runtime.read_apart import READERS_MAX
 from duly.runtime.realtime import RealTime, RealTimeError
 from duly.runtime.recording_file import RecordingWriter
@@ -99,6 +103,8 @@ class App:
         self.local_path = ""
         """The UNIX socket at which clients on this machine share memory with the server; empty: they do not."""
         self.metrics = Metrics()
+        self.engine_counts = EngineCounts()
+        """What became of what providers compile."""
         self._recording = FlightRecorder(
             lambda: self.driver.scheduler, config.flight_folder, self._recording_file(config)
         )
@@ -113,6 +119,7 @@ class App:
             fatal=self._fatal,
             unheard=verdicts.unheard,
             stay_awake=config.wake_ahead or config.realtime,
+            copy_ahead=config.copy_ahead,
         )
         self.catalogue = Catalogue(config.lanes or default_lanes())
         self._supervisor = Supervisor(
@@ -125,6 +132,8 @@ class App:
             _trust(config),
         )
         self._supervisor.cpus = _lanes_cpus(self.catalogue.lanes, config.cpus)
+        self._supervisor.build_timeout_s = config.engine_build_timeout_s
+        self._supervisor.engines = self._engines = _engines(config, self.engine_counts)
         self._admission = Admission(lambda: self.driver.scheduler, self.driver.clock, config.admission == "enforce")
         self.host = ModelHost(
             Repository(config.models),
@@ -139,6 +148,8 @@ class App:
         nvml = Library()
         self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms, nvml)
         self._lane_health = LaneHealth(self.catalogue, self._supervisor, nvml)
+        devices = Devices(nvml, self.catalogue.lanes, gpus_of)
+        self._supervisor.placement = Placement(devices.memory, config.lane_memory_bytes_max)
         host = StreamHost(self.driver, self.catalogue, verdicts, limits, config.advice)
         if self._sampling.sampler is not None:
             host.key_of = self._sampling.sampler.key_of
@@ -223,6 +234,7 @@ class App:
         self._say_sandbox()
         limit = raise_limit()  # here, as workers inherit it
         self._supervisor.groups = worker_groups(config.sandbox)
+        self._open_engines()
         await self.host.load_all()
         if not any(loaded.signature for loaded in self.catalogue.all_versions()):
             raise StartError(self._nothing_to_serve())
@@ -319,7 +331,17 @@ class App:
                 raise StartError(str(error)) from None
             self._realtime = self._supervisor.realtime = realtime
             look = partial(periodically, self._look_at_time, silence.LOOK_NS / 1e9)
-            self._tasks = [watch_over("real time", look)]
+            self._tasks.append(watch_over("real time", look))
+
+    def _open_engines(self) -> None:
+        """Looks at the folder of engines before anything is loaded, where the settings name one. Raises StartError."""
+        if self._engines is not None:
+            if self._config.engine_cache != "auto":
+                try:
+                    self._engines.open()
+                except NotTrusted as error:
+                    raise StartError(f"engine_cache: {error}") from None
+            self._tasks.append(watch_over("what workers compile", self._engines.watch))
 
     def _look_at_time(self) -> None:
         assert self._realtime is not None
@@ -447,6 +469,8 @@ class App:
         await self.trials.close()
         self._admission.close()
         await self._supervisor.close()
+        if self._engines is not None:
+            self._engines.close()
         if self._metrics_server is not None:
             self._metrics_server.stop()
         self._recording.close()
@@ -517,6 +541,7 @@ class App:
             samples=self._sampling.counts,
             learning=self.learning.counts(),
             realtime=self._realtime.urgent if self._realtime is not None else None,
+            engines=self.engine_counts.by_model(),
             realtime_fallbacks=self._realtime.fallbacks.copy() if self._realtime is not None else {},
         )
 
@@ -586,6 +611,14 @@ class App:
         if not failures:
             return f"no model in {self._config.models}: expected NAME/VERSION/model.onnx"
         return "no model can be served:\n  " + "\n  ".join(failures)
+
+
+def _engines(config: ServerConfig, counts: EngineCounts) -> Engines | None:
+    """Returns what keeps engines, as the settings say; None: nothing does."""
+    if config.engine_cache == "off":
+        return None
+    folder = engine_folder(config.engine_cache, os.environ)
+    return Engines(partial(EngineStore, folder, config.engine_cache_bytes_max), counts)
 
 
 def _limits(config: ServerConfig) -> Limits:
@@ -678,7 +711,11 @@ async def _check_models(config: ServerConfig) -> list[CheckedModel]:
     lanes, threads = config.lanes or default_lanes()[:1], config.threads or default_threads()
     versions, problems = Repository(config.models).scan()
     trust = _trust(config)
+    engines = _engines(config, EngineCounts())
     found = [CheckedModel(problem.name, problem.reason) for problem in problems if not problem.harmless]
     for version in versions:
-        found.append(await check_version(version, lanes, threads, _limits(config).frame, config.load_timeout_s, trust))
+        frame = _limits(config).frame
+        found.append(await check_version(version, lanes, threads, frame, config.load_timeout_s, trust, engines))
+    if engines is not None:
+        engines.close()
     return sorted(found, key=lambda checked: checked.key)

@@ -30,7 +30,10 @@ _CHECKED = (
     "principal_bytes_in_flight_max",
     "sandbox",
     "worker_memory_bytes_max",
+    "worker_device_memory_bytes_max",
     "cache_folders",
+    "engine_cache",
+    "engine_cache_bytes_max",
     "libraries_sha256",
     "manifests",
     "manifest_keys",
@@ -135,6 +138,7 @@ for _command in (
     manifest,
     *COMMANDS,
     Lazy("optimize", "duly_learn.commands.optimize:optimize", "Make faster variants of a model.", _LEARN_EXTRAS),
+    Lazy("calibrate", "duly_learn.commands.calibrate:calibrate", "Find ranges for 8 bits.", _LEARN_EXTRAS),
     Lazy("guards", "duly_learn.commands.guards:guards", "Measure what the guards of a model find.", _LEARN_EXTRAS),
     Lazy("robustness", "duly_learn.commands.robustness:robustness", "Test a model on harmed frames.", _LEARN_EXTRAS),
 ):

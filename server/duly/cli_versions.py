@@ -41,7 +41,8 @@ def _on(connection: Connection, call: "Callable[[Client], Awaitable[model_pb2.Mo
         key = f"{model.name}/{version.version}" if version.version else model.name
         state = model_pb2.ModelState.Name(version.state).removeprefix("MODEL_STATE_")
         active = "  active" if version.version and version.version == model.active_version else ""
-        click.echo(f"{key}  {state}{active}{f'  {version.error}' if version.error else ''}")
+        said = version.error or version.progress
+        click.echo(f"{key}  {state}{active}{f'  {said}' if said else ''}")
     if not model.versions:
         click.echo(f"{model.name}  not loaded")
 

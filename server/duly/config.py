@@ -96,6 +96,12 @@ def _absolute(folders: tuple[Path, ...]) -> tuple[Path, ...]:
     return folders
 
 
+def _engine_cache(folder: str) -> str:
+    if folder not in ("auto", "off") and (not Path(folder).is_absolute() or Path(folder) == Path("/")):
+        raise ValueError("should be the absolute path of a folder, auto or off")
+    return folder
+
+
 def _digests(digests: tuple[str, ...]) -> tuple[str, ...]:
     if not all(_SHA256.fullmatch(digest) for digest in digests):
         raise ValueError("should be SHA-256 digests, 64 hexadecimal digits each, as sha256sum prints them")
@@ -149,8 +155,9 @@ class ServerConfig(BaseModel):
     metrics: Annotated[str | None, AfterValidator(_host_port)] = None
     """Where Prometheus scrapes, HOST:PORT; not set: metrics are not served."""
     lanes: Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_lane_names)] = ()
-    """Execution slots, such as cuda:0,cuda:1 or openvino:NPU; not set: every NVIDIA GPU that the installed packages can
-    use, or what the installed ONNX Runtime is made for, else cpu:0. docs/accelerators.md has all names."""
+    """Execution slots, such as cuda:0,cuda:1 or openvino:NPU, or cuda:0,cuda:0/2 for two on one GPU; not set: every
+    NVIDIA GPU that the installed packages can use, or what the installed ONNX Runtime is made for, else cpu:0.
+    docs/accelerators.md has all names."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """Intra-op threads of a worker on a CPU lane; 0: one less than the CPUs that the server may use by its affinity and
     its cgroup's quota, or as many as its lane has (cpus)."""
@@ -320,8 +327,33 @@ class ServerConfig(BaseModel):
     ] = 0
     """Memory that a worker may have beside its shared memory; 0: what the machine or the control group has, and no
     limit where an accelerator is used."""
+    worker_device_memory_bytes_max: Annotated[
+        int, Field(ge=0, le=2**50), Limit("a load fails, or a batch is FAILED", "duly_outcomes_total")
+    ] = 0
+    """Memory of its lane's GPU that a worker may take, where the provider can be told (CUDA, TensorRT, TensorRT-RTX,
+    MIGraphX); 0: what placement leaves it. model.toml may say less."""
+    lane_memory_bytes_max: Annotated[
+        int, Field(ge=0, le=2**50), Limit("a load is refused, with the sum: LOAD_FAILED", "duly_version_state")
+    ] = 0
+    """Memory of each device that all models on its lanes may have there together, as measured when they are warm; 0:
+    what the device has, less what others have of it."""
     cache_folders: Annotated[tuple[Path, ...], BeforeValidator(_split_commas), AfterValidator(_absolute)] = ()
-    """Folders that workers may write to, for providers that keep a cache (TensorRT, OpenVINO)."""
+    """Folders that workers may write to, for providers that keep a cache of their own, where options in model.toml name
+    it; what engine_cache keeps needs none."""
+    engine_cache: Annotated[str, AfterValidator(_engine_cache)] = "auto"
+    """Folder where what providers compile is kept (engines of TensorRT, OpenVINO and others), with an absolute path;
+    auto: one in the user's folder for caches; off: they compile at every load."""
+    engine_cache_bytes_max: Annotated[
+        int,
+        Field(ge=1 << 20, le=2**50),
+        Limit("engines that were not used for longest are removed", "duly_engines_total"),
+    ] = 20 << 30
+    """What kept engines may take on the disk."""
+    engine_build_timeout_s: Annotated[
+        Seconds, Limit("the worker is killed and the version FAILED", "duly_version_state")
+    ] = 14_400.0
+    """How long a worker may compile engines when it loads a model; load_timeout_s does not count meanwhile. One that
+    computes nothing for five minutes is killed sooner."""
     libraries_sha256: Annotated[tuple[str, ...], BeforeValidator(_split_commas), AfterValidator(_digests)] = ()
     """SHA-256 of the shared libraries that models may name, such as plugin providers; others are not loaded."""
     manifests: Literal["off", "check", "require", "signed", "model-signing"] = "check"
@@ -339,6 +371,8 @@ class ServerConfig(BaseModel):
     """Whether the server stays awake, as long as that takes no more than half of a processor, while a short batch runs
     and shortly before the next frame of a stream with a stated period is due, so that none waits for a processor that
     sleeps."""
+    copy_ahead: bool = True
+    """Whether frames are copied to a GPU while it still runs the batch before."""
     realtime: bool = False
     """Whether the server and its workers run before all other processes (SCHED_FIFO), with their memory locked, and no
     processor of this machine sleeps, which costs power; with wake_ahead. It needs rights, and says which."""

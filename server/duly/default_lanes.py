@@ -2,9 +2,9 @@
 
 import importlib.metadata
 import os
-import subprocess
 
 from duly.accelerators import ACCELERATORS
+from duly.hardware import nvidia_gpus
 
 
 def default_lanes() -> tuple[str, ...]:
@@ -29,11 +29,7 @@ def _is_installed(distribution: str) -> bool:
 
 
 def _cuda_lanes() -> tuple[str, ...]:
-    try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    gpus = sum(line.startswith("GPU ") for line in listing.splitlines())
+    gpus = len(nvidia_gpus())
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         gpus = min(gpus, sum(name.strip() not in ("", "-1") for name in visible.split(",")))

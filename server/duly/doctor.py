@@ -1,5 +1,5 @@
 """What of a machine matters to duly, looked at one thing after another: each is ok, or to be known, or wrong, with what
-to do about it. Nothing here changes anything, loads a model or opens a port.
+to do about it. Nothing here changes anything, loads a model of the repository or opens a port.
 """
 
 import ctypes
@@ -11,8 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from duly import compiled
@@ -26,10 +24,13 @@ from duly.config_sources import ConfigError, load_config
 from duly.cpus import usable_cpus
 from duly.default_lanes import default_lanes
 from duly.descriptors import KEPT_BACK, RAISED_MAX
+from duly.doctor_accelerators import examine_gpus, examine_providers
 from duly.energy.watch import EnergyWatch
+from duly.finding import Finding, Level
 from duly.models.manifest import ManifestError
 from duly.models.repository import NotARepository, Repository
-from duly.models.trust import trust_of
+from duly.models.trust import Trust, trust_of
+from duly.nvml.library import Library
 from duly.realtime import lane_cpus, rights, wakefulness
 from duly.runtime.worker_groups import NoGroups, find_home
 from duly.settings import option_name
@@ -53,23 +54,6 @@ _STA_UNSYNC = 0x40  # linux/timex.h
 _FACTS = Path("/proc/sys")
 
 
-class Level(StrEnum):
-    OK = "ok"
-    WARNING = "warning"
-    PROBLEM = "problem"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What was found out about one thing."""
-
-    subject: str
-    level: Level
-    found: str
-    advice: str = ""
-    """What to do about it; empty where all is well."""
-
-
 def examine(settings: Mapping[str, object], file: Path | None, environ: Mapping[str, str]) -> list[Finding]:
     """Looks at everything, with the settings that `duly serve` would have. A look that fails is a finding itself."""
     found, config = _settings(settings, file, environ)
@@ -89,7 +73,8 @@ def examine(settings: Mapping[str, object], file: Path | None, environ: Mapping[
         lambda: _real_time(config),
         _wall_clock,
         _clock_source,
-        _accelerators,
+        lambda: _accelerators(config),
+        _gpus,
         _energy,
         _hard_links,
     ]
@@ -344,14 +329,17 @@ def _real_time(config: ServerConfig | None) -> list[Finding]:
     return found
 
 
-def _accelerators() -> list[Finding]:
-    listing = _output(["nvidia-smi", "-L"]) or ""
-    gpus = [line.split(" (UUID")[0] for line in listing.splitlines() if line.startswith("GPU ")]
-    if not gpus:
-        return [Finding("GPU", Level.OK, f"none of NVIDIA; lanes are {', '.join(default_lanes())}")]
-    if not _installed("onnxruntime-gpu"):
-        return [Finding("GPU", Level.WARNING, "; ".join(gpus), "it is not used: pip install 'duly[gpu]'")]
-    return [Finding("GPU", Level.OK, "; ".join(gpus))]
+def _accelerators(config: ServerConfig | None) -> list[Finding]:
+    try:
+        check_installed()
+        trust = trust_of(config) if config is not None else Trust()
+    except (BackendError, OSError, UnicodeDecodeError, ManifestError):
+        return []  # which is a finding of its own already
+    return examine_providers(config.lanes if config is not None else (), trust)
+
+
+def _gpus() -> list[Finding]:
+    return examine_gpus(Library())
 
 
 def _energy() -> list[Finding]:

@@ -99,10 +99,16 @@ def _lane_counters(lanes: Mapping[str, LaneTimes]) -> Iterator[Metric]:
     wasted = CounterMetricFamily(
         "duly_wasted_lane_seconds_total", "Lane time spent on results that came late.", labels=["lane"]
     )
+    ahead = CounterMetricFamily(
+        "duly_frames_copied_ahead_total",
+        "Frames that were to be copied to a GPU while it still ran the batch before.",
+        labels=["lane"],
+    )
     for lane, times in lanes.items():
         busy.add_metric([lane], times.busy_ns / _S)
         wasted.add_metric([lane], times.wasted_ns / _S)
-    yield from (busy, wasted)
+        ahead.add_metric([lane], times.copied_ahead)
+    yield from (busy, wasted, ahead)
 
 
 def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
@@ -169,6 +175,7 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
     yield from _gpus(gauges.gpus)
     if gauges.realtime is not None:
         yield from _realtime(gauges.realtime, gauges.realtime_fallbacks)
+    yield _engines(gauges.engines)
 
 
 def _lanes(gauges: Gauges) -> Iterator[Metric]:
@@ -233,6 +240,17 @@ def _samples(counts: SamplingCounts) -> Iterator[Metric]:
         "How often the process that keeps frames has ended.",
         value=counts.restarts,
     )
+
+
+def _engines(counts: Mapping[tuple[str, str], int]) -> Metric:
+    family = CounterMetricFamily(
+        "duly_engines_total",
+        "Engines that workers have made, used again, or made while frames waited (late).",
+        labels=["model", "result"],
+    )
+    for (model, how), count in counts.items():
+        family.add_metric([model, how], count)
+    return family
 
 
 def _realtime(urgent: bool, fallbacks: Mapping[str, int]) -> Iterator[Metric]:

@@ -48,6 +48,8 @@ class LaneTimes:
 
     busy_ns: int = 0
     wasted_ns: int = 0
+    copied_ahead: int = 0
+    """Frames that its workers were told to copy to the device before their batch began."""
 
 
 @dataclass(slots=True)
@@ -118,6 +120,8 @@ class Gauges:
     """What is learnt from frames."""
     realtime: bool | None = None
     """Whether the server and its workers run before other processes; None: nobody has asked for it."""
+    engines: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Engines by the model and what became of them."""
     realtime_fallbacks: Mapping[str, int] = field(default_factory=dict)
     """How often that was taken back, by whose it was."""
     lanes: Sequence[str] = ()
@@ -176,6 +180,13 @@ class Metrics:
             times = self._lanes[lane] = LaneTimes()
         times.busy_ns += busy_ns
         times.wasted_ns += wasted_ns
+
+    def copied_ahead(self, lane: str, frames: int) -> None:
+        """Counts frames of a batch that its worker was told to copy to the device before it began."""
+        times = self._lanes.get(lane)
+        if times is None:
+            times = self._lanes[lane] = LaneTimes()
+        times.copied_ahead += frames
 
     def batch_times(self, model: str, size: int, input_ns: int, run_ns: int, output_ns: int) -> None:
         """Counts how long a batch took that ran: until it did, while it did, and until its results were here."""

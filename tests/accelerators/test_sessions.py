@@ -22,7 +22,7 @@ WEIGHTS = np.float32([[1, 2], [3, 4]])
 
 
 def shaping() -> onnx.ModelProto:
-    """A product of matrices in a shape that is computed: shapes stay on the CPU, the product does not."""
+    """A product of matrices, put into a shape which is computed: shapes stay on the CPU, the product does not."""
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["h"], "product"),
         helper.make_node("Shape", ["x"], ["dims"], "shape", start=0, end=1),

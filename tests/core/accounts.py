@@ -387,10 +387,15 @@ class Accounts:
             lane.batch_id, lane.ended_ns = None, now_ns
 
     def _wait_again(self, now_ns: int, event: ModelGone) -> None:
-        """Of a batch of several that ran on the worker, the frames that have the time wait again, each for itself."""
+        """Of a batch of several that ran on the worker, the frames that have the time wait again, each for itself; that
+        of one does so once, where it is innocent.
+        """
         for running in self.batches.values():
             draining = self.drain_ns is not None
-            if running.end is not event or len(running.frames) < 2 or self.stateful[event.model] or draining:
+            if running.end is not event or self.stateful[event.model] or draining:
+                continue
+            fresh = any(frame.seq not in self.alone for frame in running.frames)
+            if len(running.frames) < 2 and not (event.innocent and fresh):
                 continue
             assert isinstance(running.action, DispatchBatch)
             others = any((model, rank) == (event.model, running.rank) for model, rank, _ in self.workers)

@@ -377,14 +377,16 @@ class Host:
         reason = "its worker is gone" if lane else "the model was unloaded"
         back_ns = self.now_ns + self.random.randint(-5, 60) * MS if self.random.random() < 0.7 else 0
         waited_for = [frame.model for frame in self.witness.accounts.waiting() if self.random.random() < 0.5]
-        self._step(ModelGone(self.random.choice(waited_for or MODELS), lane, reason, back_ns))
+        innocent = back_ns // MS % 3 == 0
+        self._step(ModelGone(self.random.choice(waited_for or MODELS), lane, reason, back_ns, innocent))
 
     def worker_dies(self) -> None:
         """Takes away the worker of a batch, if possible of one of several frames, and brings another."""
         running = sorted(self.witness.accounts.batches.values(), key=lambda batch: -len(batch.frames))
         if running:
             action, back_ns = running[0].action, self.random.randint(1, 10) * MS
-            self._step(ModelGone(action.model, action.lane, "its worker is gone", self.now_ns + back_ns))
+            innocent = back_ns // MS % 2 == 0
+            self._step(ModelGone(action.model, action.lane, "its worker is gone", self.now_ns + back_ns, innocent))
             self._pass(back_ns, punctual=True)
             self._load(action.model, action.lane, self._times_ns())
 

@@ -9,7 +9,7 @@ is what the scheduler did about them, or `ok` where it did nothing. Lines that b
                                                       stateful; runs=30 of each size; variant=fp32 rank=0;
                                                       warm_after=1s state=a (its layout); word: takes_state
     gone detect/1 lane=cpu:0 reason="..."             its worker there; without `lane` the model is unloaded; back=1s:
-                                                      when another worker is expected
+                                                      when another worker is expected; word: innocent
     stream 1 model=detect/1 budget=100ms              class=STANDARD backlog=LATEST (KEEP_LAST:3, ALL) credit=64
                                                       gap=CONTINUE (stateful models) rank_max=1 period=20ms
                                                       principal=north floor=3/4; words: policed, advise, follow (is
@@ -235,7 +235,9 @@ class Story:
             case "gone":
                 back = command.options.pop("back", None)
                 back_ns = self._start_ns + parse_ns(back) if back else 0
-                return ModelGone(command.word(), command.options.pop("lane", None), command.option("reason"), back_ns)
+                innocent = command.flag("innocent")
+                lane = command.options.pop("lane", None)
+                return ModelGone(command.word(), lane, command.option("reason"), back_ns, innocent)
             case "stream":
                 return self._stream(command)
             case "frame":

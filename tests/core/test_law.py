@@ -14,7 +14,7 @@ from duly.core.types import BacklogPolicy, Frame, GapPolicy, StreamClass, Stream
 from tests.core.law import row
 from tests.core.law_run import MS, command, run
 
-SEEDS, SEEDS_FUSING = range(200), range(90)
+SEEDS, SEEDS_FUSING = range(200), range(125)
 RARE = (
     "probes",
     "risks",

@@ -76,6 +76,24 @@ def flood(connection: socket.socket, region_fd: int) -> None:
         socket.send_fds(connection, [text], [region_fd, region_fd])
 
 
+def progress(**fields: object) -> Callable[[socket.socket, int], None]:
+    body = {"doing": "compiles", "builds": True, "expected_s": 1.0} | fields
+    return lambda connection, region_fd: channel.send_text(connection, channel.PROGRESS, body)
+
+
+def progress_without_end(connection: socket.socket, region_fd: int) -> None:
+    while True:
+        progress()(connection, region_fd)
+
+
+def compiles(connection: socket.socket, mode: Path) -> None:
+    """Says that it compiles, until the file `compiled` is there."""
+    progress(doing="made-up provider compiles model.onnx", expected_s=210.0)(connection, -1)
+    while not (mode.parent / "compiled").exists():
+        time.sleep(0.01)
+    progress(doing="", builds=False, expected_s=0.0)(connection, -1)
+
+
 def text_of(path: str, flags: int = os.O_RDWR) -> Callable[[socket.socket, int], None]:
     head = channel.encode_text(channel.READY, {})[:-2]
 
@@ -96,6 +114,10 @@ def signature(**fields: object) -> Callable[[dict[str, Any]], object]:
 
 
 LOADS: dict[str, Callable[[socket.socket, int], None]] = {
+    "progress that is none": progress(expected_s="long"),
+    "progress of NaN": progress(expected_s=float("nan")),
+    "progress of nothing": lambda connection, region_fd: channel.send_text(connection, channel.PROGRESS, {}),
+    "progress without end": progress_without_end,
     "garbage": raw(b"\xff\xfe"),
     "nothing but a kind": raw(bytes([channel.READY])),
     "no JSON": raw(channel.encode_text(channel.READY, {})[:-2] + b"\x00\xff{"),
@@ -307,6 +329,8 @@ def main() -> None:
     if now() in LOADS | HANGS:
         (LOADS | HANGS)[now()](connection, region.fd)
         time.sleep(3600)
+    if now() == "compiles":
+        compiles(connection, mode)
     HARMLESS_LOADS.get(now(), changed(lambda body: None))(connection, region.fd)
     if now() == "it dies at once":
         os.kill(os.getpid(), signal.SIGSEGV)

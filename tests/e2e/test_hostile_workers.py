@@ -4,6 +4,7 @@ FAILED, its lane is back, and nobody else notices.
 
 import asyncio
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest_asyncio
 from duly.app import App
 from duly.runtime.catalogue import LoadedVersion, ModelError
 from duly.runtime.worker_process import Worker
+from duly.v1 import model_pb2, model_pb2_grpc
 from tests.e2e import hostile_worker
 from tests.e2e.serving import serving
 from tests.e2e.wire import FAILED, ON_TIME, Wire, array, frame
@@ -87,6 +89,34 @@ async def test_a_load_that_lies_fails_alone(server: App, link: grpc.aio.Channel,
         assert len(str(refused.value)) < 5000
         assert (await other.ask(frame(1))).status == ON_TIME
     await server.host.unload("evil", str(number))
+
+
+async def test_what_is_compiled_is_told_while_it_is(
+    server: App, link: grpc.aio.Channel, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time-out of a load does not count meanwhile."""
+    monkeypatch.setattr(server._supervisor, "_load_timeout_s", 1.0)
+    mode = add(root, "slow", 1, "compiles")
+    models = model_pb2_grpc.ModelServiceStub(link)
+    loading = asyncio.create_task(server.host.load("slow", "1"))
+    told = re.compile(r"made-up provider compiles model.onnx, for \d+ s so far; it took 210 s before \(cpu:0\)")
+    began_s = asyncio.get_running_loop().time()
+    async for seen in models.WatchModels(model_pb2.WatchModelsRequest()):
+        assert not loading.done()
+        if seen.model.name == "slow" and told.fullmatch(seen.model.versions[0].progress):
+            break
+    with pytest.raises(ModelError, match=f"is not ready: it is being loaded: {told.pattern}"):
+        server.catalogue.find("slow")
+    while asyncio.get_running_loop().time() < began_s + 1.5:  # longer than the time-out
+        assert (await models.ListModels(model_pb2.ListModelsRequest())).models
+        assert not loading.done()
+    (mode.parent / "compiled").touch()
+    await loading
+    async with Wire(link, model="slow") as wire:
+        assert (await wire.ask(frame(1))).status == ON_TIME
+    listed = await models.ListModels(model_pb2.ListModelsRequest())
+    assert [model.versions[0].progress for model in listed.models if model.name == "slow"] == [""]
+    await server.host.unload("slow", "1")
 
 
 @pytest.mark.parametrize("words", hostile_worker.HARMLESS_LOADS)

@@ -3,6 +3,8 @@ which a stand-in for NVML tells. The server, its workers and its clients are rea
 """
 
 import asyncio
+import os
+import signal
 import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from duly.app import App
 from duly.nvml import health, library, recovery
-from duly.runtime import lane_health
+from duly.runtime import lane_health, samplers
 from duly.runtime.catalogue import LoadedVersion, ModelError, VersionState
 from duly.v1 import model_pb2, model_pb2_grpc, server_pb2, server_pb2_grpc
 from tests import graphs
@@ -106,6 +108,26 @@ async def test_a_gpu_that_fails_takes_its_lane_down_while_the_other_serves_and_c
     text = await scraped(server)
     assert 'duly_lane_up{lane="cpu:0"} 1.0' in text
     assert 'duly_gpu_memory_size_bytes{device="gpu-1",lane="cpu:0"}' in text
+
+
+async def test_a_frame_that_runs_on_a_gpu_that_fails_is_run_by_the_other_lane(
+    models: Path, gpu: nvml.Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samplers.Samplers, "kill_hung_workers", lambda self: None)  # it would be as soon
+    async with (
+        serving(models, lanes=("cpu:0", "cpu:1")) as app,
+        grpc.aio.insecure_channel(app.address) as channel,
+        Wire(channel, model="double") as wire,
+    ):
+        await until(lambda: nvml.STATE["sets"] and nvml.STATE["sets"][0].registered, "the GPU is looked after")
+        worker = double(app).workers["cpu:0"]
+        os.kill(worker.pid, signal.SIGSTOP)  # it hangs, as one does whose GPU has gone
+        await wire.send(frame(1))
+        await until(lambda: worker.busy, "the frame runs there")
+        gpu.xid(79)
+        outcome = await wire.outcome(1)
+        assert outcome.status == ON_TIME, outcome.reason
+        assert app.driver.blame.peaceful
 
 
 async def test_an_error_of_a_program_leaves_the_lane_alone(

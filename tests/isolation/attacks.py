@@ -58,6 +58,12 @@ def pair() -> None:
     assert socket.recv_fds(theirs, 16, 1)[0] == b"message"
 
 
+def run_from(folder: Path) -> None:
+    (folder / "program").write_bytes(Path("/proc/self/exe").read_bytes()[:64])
+    (folder / "program").chmod(0o700)
+    os.execv(folder / "program", ["program"])
+
+
 def thread() -> None:
     started = threading.Thread(target=lambda: None)
     started.start()
@@ -67,7 +73,12 @@ def thread() -> None:
 def main(folder: Path, other: Path, bytes_max: int) -> None:
     parent = os.getppid()
     trust = Trust(sandbox="require", worker_memory_bytes_max=bytes_max)
-    confine(trust, ModelConfig(), "cpu:0", folder / "1", folder)
+    engines = folder.parent.parent / "engines"
+    own, kept = engines / "servers/a/1", engines / "entries/key"
+    for each in (own, kept):
+        each.mkdir(parents=True)
+    (kept / "an.engine").write_bytes(b"code")
+    confine(trust, ModelConfig(), "cpu:0", folder / "1", folder, own=[own])
     tcp, udp, raw = (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW)
     print(
         json.dumps(
@@ -85,6 +96,13 @@ def main(folder: Path, other: Path, bytes_max: int) -> None:
                     "list_root": outcome(lambda: os.listdir("/")),
                     "list_repository": outcome(lambda: os.listdir(folder.parent)),
                     "write_model": outcome(lambda: (folder / "1/new").write_bytes(b"")),
+                    "write_engine": outcome(lambda: (kept / "an.engine").write_bytes(b"")),
+                    "read_engine": outcome(lambda: (kept / "an.engine").read_bytes()),
+                    "add_engine": outcome(lambda: (kept / "new").write_bytes(b"")),
+                    "move_engine": outcome(lambda: (kept / "an.engine").rename(own / "an.engine")),
+                    "link_engine": outcome(lambda: (own / "link").hardlink_to(kept / "an.engine")),
+                    "write_beside_own": outcome(lambda: (own.parent / "2").mkdir()),
+                    "run_engine": outcome(lambda: run_from(own)),
                     "write_tmp": outcome(lambda: Path("/tmp/new").write_bytes(b"")),
                     "write_shared_memory": outcome(lambda: Path("/dev/shm/new").write_bytes(b"")),
                     "overwrite_graph": outcome(lambda: (folder / "1/model.onnx").write_bytes(b"")),
@@ -122,6 +140,8 @@ def main(folder: Path, other: Path, bytes_max: int) -> None:
                     "become_another_user": outcome(lambda: os.setuid(12345)),
                 },
                 "done": {
+                    "write_own": outcome(lambda: (own / "0").mkdir() or (own / "0/made.engine").write_bytes(b"e")),
+                    "remove_own": outcome(lambda: (own / "0/made.engine").unlink()),
                     "read_graph": outcome((folder / "1/model.onnx").read_bytes),
                     "list_version": outcome(lambda: os.listdir(folder / "1")),
                     "memfd": outcome(grow),

@@ -91,3 +91,33 @@ def test_other_models_stay_hidden_where_the_import_path_is_above_them(tmp_path: 
     (tmp_path / "app/main.py").touch()
     found = set(confining._without(tmp_path, tmp_path / "app/models"))
     assert found == {tmp_path / "app/code", tmp_path / "app/main.py"}
+
+
+CLIENT_OF_MPS = """
+import sys
+from pathlib import Path
+from duly.models.spec import ModelConfig
+from duly.models.trust import Trust
+from duly.worker.confine import confine
+folder, pipes, lane = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+confine(Trust(sandbox="require"), ModelConfig(), lane, folder, folder)
+try:
+    with open(pipes / "control", "r+") as control:
+        control.write("asked")
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+@WHOLE
+@pytest.mark.parametrize(("lane", "said"), [("cuda:0", ""), ("cpu:0", "Permission denied")])
+def test_a_worker_on_a_gpu_reaches_the_daemon_of_mps(tmp_path: Path, lane: str, said: str) -> None:
+    model, pipes = tmp_path / "model", tmp_path / "mps"
+    model.mkdir()
+    pipes.mkdir()
+    (pipes / "control").touch()
+    command = [sys.executable, "-c", CLIENT_OF_MPS, str(model), str(pipes), lane]
+    environment = os.environ | {"CUDA_MPS_PIPE_DIRECTORY": str(pipes), "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == said
+    assert (pipes / "control").read_text() == ("" if said else "asked")

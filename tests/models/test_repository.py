@@ -145,7 +145,7 @@ STEPS = '[[input]]\nname = "x"\npreprocess = [{ op = "normalise" }, '
         (
             '[[variant]]\nname = "a"\n[[variant]]\nname = "b"\n',
             'variant[1].file: "model.onnx" is the file of variant "a" already; variants are different graphs, each '
-            "with its file",
+            "with its file, or one graph with and without int8_calibration",
         ),
         (
             "".join(f'[[variant]]\nname = "v{nth}"\n' for nth in range(17)),

@@ -57,6 +57,8 @@ class Gpu:
     """What it has counted; negative: the number of the error that it gives."""
     used_bytes: int = 3 << 30
     total_bytes: int = 80 << 30
+    processes: dict[int, int | None] | None = field(default_factory=dict)
+    """What processes have of its memory, by their ids; None: the driver does not say."""
     clocks_mhz: dict[int, int] = field(default_factory=lambda: {NVML_CLOCK_SM: 1410, NVML_CLOCK_MEM: 1593})
     celsius: int = 45
     reasons: int = 0x1
@@ -231,6 +233,11 @@ def nvmlDeviceGetMemoryInfo(handle: Gpu) -> SimpleNamespace:
     _asked(handle)
     free = handle.total_bytes - handle.used_bytes
     return SimpleNamespace(total=handle.total_bytes, free=free, used=handle.used_bytes)
+
+
+def nvmlDeviceGetComputeRunningProcesses(handle: Gpu) -> list[SimpleNamespace]:
+    running: dict[int, int | None] = _asked(handle, handle.processes)
+    return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in running.items()]
 
 
 def nvmlDeviceGetClockInfo(handle: Gpu, kind: int) -> int:

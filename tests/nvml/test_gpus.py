@@ -50,7 +50,7 @@ def test_without_cuda_there_is_none(tmp_path: Path) -> None:
 
 def test_a_lane_is_on_the_device_of_its_number_in_the_order_of_cuda() -> None:
     lanes = ["cpu:0", "cuda:0", "cuda:1", "cuda:2", "webgpu:0", "tensorrt-rtx:0"]
-    assert devices_of_lanes(lanes, [C, A]) == {"cuda:0": C, "cuda:1": A}
+    assert devices_of_lanes([*lanes, "cuda:1/2"], [C, A]) == {"cuda:0": C, "cuda:1": A, "cuda:1/2": A}
     assert devices_of_lanes(lanes, [B]) == {"cuda:0": B, "tensorrt-rtx:0": B}
     assert devices_of_lanes(lanes, []) == {}
 

@@ -35,6 +35,9 @@ class FakeLane:
         self.roused = 0
         self.gone = False
         self.stages = False
+        self.copied_ahead = 0
+        self.leaves = 0
+        """How many more calls leave frames for the next one."""
         self.staged: list[tuple[int, ...]] = []
         """The frames that were brought ahead, by the seq, of each call."""
 
@@ -50,7 +53,8 @@ class FakeLane:
         assert len(frames) == len(payloads)
         assert self.stages
         self.staged.append(tuple(frame.seq for frame in frames))
-        return False
+        self.leaves -= 1
+        return self.leaves >= 0
 
     def warm(self, action: WarmLane) -> bool:
         if self.gone:

@@ -20,10 +20,12 @@ from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Signature, TensorSpec
 from duly.runtime.admission import Admission
 from duly.runtime.catalogue import Catalogue
+from duly.runtime.device_memory import DeviceMemory
 from duly.runtime.driver import Driver
 from duly.runtime.hang import LOOK_NS, ProcessState
 from duly.runtime.model_host import ModelHost, VersionLimits
 from duly.runtime.outcome import Outcome
+from duly.runtime.placement import Placement
 from duly.runtime.samplers import Samplers
 from duly.runtime.supervisor import Supervisor
 from duly.worker import channel, handed_state
@@ -326,6 +328,9 @@ class Bench:
         )
         self.catalogue = Catalogue((lane,))
         self.supervisor = Supervisor(self.catalogue, self.driver, self.metrics, 1, 600.0, SizeLimits())
+        self.memory = DeviceMemory("a GPU", LANE, 1000, 0)
+        """That of the lane's device."""
+        self.placement = self.supervisor.placement = Placement(self._memory)
         admission = Admission(lambda: self.driver.scheduler, self.clock.monotonic_ns, enforce=True)
         self.host = ModelHost(
             Repository(Path()),
@@ -347,6 +352,9 @@ class Bench:
         monkeypatch.setattr("duly.runtime.blame.FRUITLESS_MAX", 1 << 30)
         monkeypatch.setattr("duly.runtime.worker_process.time", self.clock)
         monkeypatch.setattr("duly.runtime.worker_process.subprocess.Popen", self._popen)
+
+    async def _memory(self, lane: str) -> DeviceMemory:
+        return self.memory
 
     def _popen(self, command: list[str], pass_fds: list[int], **_: object) -> ScriptedProcess:
         process = ScriptedProcess(self.clock, pass_fds[0], self.found)

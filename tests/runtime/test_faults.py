@@ -183,8 +183,10 @@ def test_the_law_under_faults(monkeypatch: pytest.MonkeyPatch, seed: int, lane: 
         for place in places(bench):
             disarm(*place)
         await bench.serves()
+        assert len(bench.placement.claims) == 2, "one for each worker"
         await bench.supervisor.close()
         assert not any(process.alive for process in bench.processes)
+        assert bench.placement.claims == ()
 
     with capture_logs():
         asyncio.run(story())

@@ -96,7 +96,7 @@ EVENTS: list[Event] = [
     FrameRead(1, 2, 3, "damaged", "gone"),
     FramesTurnedOut(1, "m/1", 2, OutcomeStatus.LATE, True),
     TimerFired(),
-    ModelGone("m/1", "cpu:0", "ended", back_ns=70),
+    ModelGone("m/1", "cpu:0", "ended", back_ns=70, innocent=True),
     ModelGone("m/1", None, "unloaded"),
     LaneDown("cpu:0", "lost"),
     StreamClosed(1),

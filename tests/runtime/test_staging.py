@@ -1,6 +1,7 @@
 """Frames that are brought to their lane while it still runs the batch before."""
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator
 
@@ -12,7 +13,9 @@ from duly.core.types import Frame, OutcomeStatus
 from duly.metrics import Metrics
 from duly.runtime.driver import Driver
 from duly.runtime.held_frames import InputData
+from duly.runtime.shared_memory import ClientMemory, SharedData
 from duly.runtime.staged_rows import StagedRows, as_dispatched
+from duly.runtime.staging import Lead
 from duly.runtime.worker_port import BatchResult
 from tests.runtime.fake_lane import Clock, FakeLane
 from tests.runtime.held import take
@@ -89,6 +92,18 @@ class TestStagedRows:
 # ---- when frames are brought ahead ----
 
 
+def test_it_is_asked_as_early_as_copying_takes() -> None:
+    lead = Lead()
+    assert lead.ask_ns(100) == 75
+    lead.took(20, whole=True)
+    assert lead.ask_ns(100) == 60
+    lead.took(35, whole=False)
+    assert lead.ask_ns(100) == 0, "who has come to half of it within 35 ns may need 70"
+    for _ in range(100):
+        lead.took(1, whole=True)
+    assert lead.ask_ns(100) == 75
+
+
 class Lanes:
     """A driver with a model on fake lanes that take frames ahead."""
 
@@ -121,6 +136,37 @@ async def test_what_waits_is_brought_to_the_lane_that_runs() -> None:
     await bench.send(2)
     await bench.turn()
     assert bench.lanes[0].staged == [(2, 3)]
+
+
+async def test_frames_that_come_later_are_brought_after_the_others_until_the_batch_is_full() -> None:
+    bench = Lanes(1)
+    await bench.send()
+    for _ in range(5):
+        await bench.send()
+        await bench.turn()
+    assert bench.lanes[0].staged == [(2,), (2, 3), (2, 3, 4), (2, 3, 4, 5)]
+
+
+async def test_copying_goes_on_in_turns_until_the_batch_begins() -> None:
+    bench = Lanes(1)
+    (lane,) = bench.lanes
+    lane.leaves = 3
+    await bench.send()
+    await bench.send(2)
+    await bench.turn()
+    await bench.turn()
+    assert lane.staged == [(2, 3)] * 4
+    lane.leaves = 1 << 30
+    await bench.send(1)
+    await bench.turn()
+    assert lane.staged[-1] == (2, 3, 4)
+    bench.driver.submit(FramesCancelled(bench.stream, (2, 4)))
+    await bench.turn()
+    assert lane.staged[-1] == (3,)
+    bench.driver.submit(FramesCancelled(bench.stream, (3,)))
+    calls = len(lane.staged)
+    await bench.turn()
+    assert len(lane.staged) == calls, "nothing waits any more"
 
 
 async def test_a_lane_that_takes_nothing_ahead_is_left_alone() -> None:
@@ -290,6 +336,22 @@ async def test_frames_that_are_staged_again_replace_those_that_are_expected_no_m
     alone.stage(5, 6)
     alone.stage(7, 5, 8)
     assert await alone.run(8, 5, slow=False) == [8, 5]
+
+
+async def test_what_lies_in_memory_shared_with_a_client_is_copied_ahead_if_it_is_there(bench: Bench) -> None:
+    alone = Alone(bench)
+    fd = os.memfd_create("test")
+    os.write(fd, payload(1) + bytes(4))
+    memory = ClientMemory(1, fd)
+    there, beyond = ([InputData(0, (2,), SharedData(memory, offset, 8))] for offset in (0, 8))
+    worker = alone.worker
+    assert not worker.stage(frames(1, 2), [there, beyond], 1 << 20)
+    assert not worker.stage(frames(2), [beyond], 8), "it is tried but once"
+    assert worker._staged.seqs == [1, 0, 0, 0], "the other one ends before its time: whoever runs it says so"
+    memory.close()
+    worker.stage(frames(1, 3), [there, there], 1 << 20)
+    assert worker._staged.seqs == [1, 0, 0, 0], "it was read before"
+    assert await alone.run(1) == [1]
 
 
 async def test_only_so_much_is_copied_at_once(bench: Bench) -> None:

@@ -111,8 +111,12 @@ class Worker:
         self.files: dict[str, list[object]] = {}
         """What the worker said of the files that it has read: SHA-256 and bytes, by name."""
         message, descriptors = channel.receive_text(self.socket)
-        while message and channel.kind_of(message) == channel.FILES:
-            self.files |= channel.decode_text(message)[1]
+        while message and channel.kind_of(message) in (channel.FILES, channel.PROGRESS, channel.ENGINE):
+            if channel.kind_of(message) == channel.FILES:
+                self.files |= channel.decode_text(message)[1]
+            elif channel.kind_of(message) == channel.ENGINE:
+                answer = {"folder": "", "there": False, "seconds": 0.0}
+                channel.send_text(self.socket, channel.ENGINE, answer)
             message, descriptors = channel.receive_text(self.socket)
         if not message or channel.kind_of(message) != channel.READY:
             reason = channel.decode_text(message)[1]["reason"] if message else "the worker died"

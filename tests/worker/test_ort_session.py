@@ -129,3 +129,24 @@ class TestDevice:
         assert binding.run()["y"].tolist() == [[0, 0], [1, 2]]
         values[0, 2] = 0
         assert binding.run()["y"].tolist() == [[0], [1]]
+
+
+class Waits:
+    """A stream of the worker's own, which counts how often it was waited for."""
+
+    def __init__(self) -> None:
+        self.waited = 0
+
+    def wait(self) -> None:
+        self.waited += 1
+
+
+def test_a_stream_of_the_workers_own_is_waited_for_before_results_are_read(tmp_path: Path) -> None:
+    made = session(tmp_path)
+    waits = Waits()
+    made._stream = waits  # type: ignore[assignment]
+    inputs, outputs = arrays(1)
+    made.bind(1, inputs, outputs).run()
+    assert waits.waited == 1
+    made.run(inputs, ["y"])
+    assert waits.waited == 2

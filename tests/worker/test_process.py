@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -59,8 +58,9 @@ def test_worker_dies_with_a_server_that_is_killed_though_its_socket_lives_on(tmp
             # An answer means that the worker runs; there is no such model, but this one would have ended by itself.
             graphs.save(tmp_path, "double", graphs.doubling())
             ours.send(channel.encode_text(channel.LOAD, load_body(version_of(tmp_path, "double"))))
-            assert channel.kind_of(ours.recv(channel.MESSAGE_BYTES_MAX)) == channel.FILES
-            message, descriptors, _, _ = socket.recv_fds(ours, channel.MESSAGE_BYTES_MAX, 1)
+            message, descriptors = channel.receive_text(ours)
+            while channel.kind_of(message) in (channel.FILES, channel.PROGRESS):
+                message, descriptors = channel.receive_text(ours)
             os.close(descriptors[0])
             assert channel.kind_of(message) == channel.READY
             server.send_signal(signal.SIGKILL)

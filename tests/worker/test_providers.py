@@ -75,6 +75,30 @@ def test_gpu_lane_asks_for_its_own_gpu_and_the_author_has_the_last_word() -> Non
     assert cpu.options == {}
 
 
+@pytest.mark.parametrize(
+    ("lane", "option"),
+    [
+        ("cuda:0", "gpu_mem_limit"),
+        ("tensorrt-rtx:0", "nv_max_workspace_size"),
+        ("migraphx:0", "migraphx_mem_limit"),
+        ("cpu:0", ""),
+        ("openvino:GPU", ""),
+        ("webgpu:0", ""),
+    ],
+)
+def test_memory_is_limited_where_a_provider_can_be_told(lane: str, option: str) -> None:
+    (without,), (provider,) = wanted(ModelConfig(), lane), wanted(ModelConfig(), lane, memory_bytes_max=1 << 30)
+    assert dict(provider.options) == dict(without.options) | ({option: 1 << 30} if option else {})
+
+
+def test_every_provider_of_a_lane_is_told_and_model_toml_wins() -> None:
+    asked = (Provider(name=TENSORRT), Provider(name=CUDA, options={"gpu_mem_limit": 5}), Provider(name=CPU))
+    tensorrt, cuda, cpu = wanted(ModelConfig(providers=asked), "cuda:0", memory_bytes_max=1 << 30)
+    assert tensorrt.options["trt_max_workspace_size"] == 1 << 30
+    assert cuda.options["gpu_mem_limit"] == 5
+    assert not cpu.options
+
+
 def test_shapes_may_be_computed_on_the_host() -> None:
     assigned = {CUDA: [Node("Conv", "a")], CPU: [Node("Shape", "s"), Node("Gather", "g"), Node("Concat", "")]}
     assert check_used(providers(CUDA), [CUDA, CPU], assigned) == (CUDA, CPU)

@@ -257,7 +257,10 @@ type ModelVersion struct {
 	// Class of streams that state none.
 	DefaultClass StreamClass `protobuf:"varint,9,opt,name=default_class,json=defaultClass,proto3,enum=duly.v1.StreamClass" json:"default_class,omitempty"`
 	// Its trial, if it is on or was the last one of this version.
-	Trial         *Trial `protobuf:"bytes,10,opt,name=trial,proto3" json:"trial,omitempty"`
+	Trial *Trial `protobuf:"bytes,10,opt,name=trial,proto3" json:"trial,omitempty"`
+	// What its workers do while it is loaded, for people, such as which engine is compiled and for how long so far; empty:
+	// nothing that takes long.
+	Progress      string `protobuf:"bytes,11,opt,name=progress,proto3" json:"progress,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -360,6 +363,13 @@ func (x *ModelVersion) GetTrial() *Trial {
 		return x.Trial
 	}
 	return nil
+}
+
+func (x *ModelVersion) GetProgress() string {
+	if x != nil {
+		return x.Progress
+	}
+	return ""
 }
 
 // The trial of one version on live frames, by the rules in `[trial]` of model.toml.
@@ -2075,7 +2085,7 @@ const file_duly_v1_model_proto_rawDesc = "" +
 	"\x0eactive_version\x18\x02 \x01(\tR\ractiveVersion\x121\n" +
 	"\bversions\x18\x03 \x03(\v2\x15.duly.v1.ModelVersionR\bversions\x12 \n" +
 	"\vdescription\x18\x04 \x01(\tR\vdescription\x12)\n" +
-	"\x10previous_version\x18\x05 \x01(\tR\x0fpreviousVersion\"\xa5\x03\n" +
+	"\x10previous_version\x18\x05 \x01(\tR\x0fpreviousVersion\"\xc1\x03\n" +
 	"\fModelVersion\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12)\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x13.duly.v1.ModelStateR\x05state\x12\x14\n" +
@@ -2087,7 +2097,8 @@ const file_duly_v1_model_proto_rawDesc = "" +
 	"\x13default_budget_nano\x18\b \x01(\x03R\x11defaultBudgetNano\x129\n" +
 	"\rdefault_class\x18\t \x01(\x0e2\x14.duly.v1.StreamClassR\fdefaultClass\x12$\n" +
 	"\x05trial\x18\n" +
-	" \x01(\v2\x0e.duly.v1.TrialR\x05trial\"\x97\x06\n" +
+	" \x01(\v2\x0e.duly.v1.TrialR\x05trial\x12\x1a\n" +
+	"\bprogress\x18\v \x01(\tR\bprogress\"\x97\x06\n" +
 	"\x05Trial\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12'\n" +

@@ -158,6 +158,8 @@ class ModelGone:
     back_ns: int = 0
     """By when another worker is expected on the lane; 0: nobody knows. A batch of several frames that ran there is not
     lost then: each frame that has the time waits again, and runs alone."""
+    innocent: bool = False
+    """Whether no frame can be to blame, as the device was lost: one that ran alone waits again then, too, but once."""
 
 
 @dataclass(slots=True)

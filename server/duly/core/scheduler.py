@@ -315,7 +315,7 @@ class Scheduler:
                 self._model_ready(now_ns, event)
             case ModelGone():
                 if event.model in self._models.by_name:
-                    self._model_gone(now_ns, event.model, event.lane, event.reason, event.back_ns)
+                    self._model_gone(now_ns, event.model, event.lane, event.reason, event.back_ns, event.innocent)
             case BatchSizesLimited():
                 self._models.limited(event)
                 self._frames.plan_drop()
@@ -340,7 +340,9 @@ class Scheduler:
             self._frames.plan_drop()
             self._bound_blocking()
 
-    def _model_gone(self, now_ns: int, name: str, lane: str | None, reason: str, back_ns: int = 0) -> None:
+    def _model_gone(
+        self, now_ns: int, name: str, lane: str | None, reason: str, back_ns: int = 0, innocent: bool = False
+    ) -> None:
         """Takes the model off that lane, or unloads it for good where `lane` is None."""
         lost: list[Batch] = []
         for batch_id in self._lanes.running(name, lane):
@@ -358,7 +360,7 @@ class Scheduler:
         else:
             self._models.gone(name, lane)
             for batch in lost:
-                self._batch_lost(now_ns, batch, reason, back_ns)
+                self._batch_lost(now_ns, batch, reason, back_ns, innocent)
             self._frames.requeue(now_ns, name)
         self._frames.state_lost(name, lane)
         self._frames.plan_drop()
@@ -538,17 +540,18 @@ class Scheduler:
                 self._frames.ended(batch)
             self._frames.failed(now_ns, batch, reason)
 
-    def _batch_lost(self, now_ns: int, batch: Batch, reason: str, back_ns: int) -> None:
+    def _batch_lost(self, now_ns: int, batch: Batch, reason: str, back_ns: int, innocent: bool) -> None:
         """Ends a batch whose worker is gone, or lets its frames wait again, so that they run one by one: whichever the
         worker died of then takes no other with it. In a drain there is no time for that. `back_ns`: by when there is
-        another worker.
+        another worker. `innocent`: it died of none of them.
         """
         if batch.variant.stateful:
             self._frames.ended(batch)
         if batch.spare:
             self._spare.failed(batch, reason)
             return
-        if len(batch.frames) < 2 or batch.variant.stateful or self._frames.draining:
+        tried = len(batch.frames) < 2 and not (innocent and any([not queued.alone for queued in batch.frames]))
+        if tried or batch.variant.stateful or self._frames.draining:
             self._frames.failed(now_ns, batch, reason)
             return
         start_ns = now_ns if batch.variant.profiles else max(now_ns, back_ns)

@@ -342,6 +342,11 @@ def _version(
         _check_inside(variant.file, place)
         if not (version_folder / variant.file).is_file():
             raise BrokenModel(f"{place}: {no_file(version_folder, variant.file, inside, files, stated)}")
+        if table := variant.int8_calibration:
+            place = f"/{toml}: variant[{index}].int8_calibration"
+            _check_inside(table, place)
+            if not (version_folder / table).is_file():
+                raise BrokenModel(f"{place}: there is no file {version_folder.name}/{table}")
     for index, provider in enumerate(config.providers):
         if provider.library and not (folder / provider.library).is_file():
             toml = own_name(number) if "providers" in own else CONFIG_FILE

@@ -219,6 +219,9 @@ class Variant(Strict):
     """The path of the file, relative to the version's folder."""
     accuracy: Annotated[float, Field(ge=0)] = 0.0
     """The accuracy that the author states, where larger is better; 0: none is stated."""
+    int8_calibration: str = ""
+    """A file in the version's folder with the ranges of the graph's tensors, in which TensorRT or MIGraphX then runs it
+    with 8 bits; `duly models calibrate` makes it. Empty: it runs as it is."""
 
 
 def _one_of(kind: type[IntEnum]) -> Callable[[str], str]:
@@ -303,6 +306,8 @@ class ModelConfig(Strict):
     memory_bytes_max: PositiveInt | None = None
     """Memory that runs on the CPU may take beyond what a worker has once it is warm; None: 1 GiB, or 16 times the bytes
     of the largest batch if that is more. Frames for which it is not enough are FAILED."""
+    device_memory_bytes_max: PositiveInt | None = None
+    """Memory of a GPU that a worker may take there, in all variants together; None: as the server is set."""
     constants: dict[str, int | float | bool] = Field(default_factory=dict)
     """The values of graph inputs that are the same for every frame, such as a sample rate."""
     postprocess: YoloV2 | None = None
@@ -355,10 +360,13 @@ class ModelConfig(Strict):
                     "it; put the most accurate first"
                 )
         for index, variant in enumerate(self.variants):
-            if (first := next(v for v in self.variants if v.file == variant.file)) is not variant:
+            as_it = (
+                v for v in self.variants if (v.file, v.int8_calibration) == (variant.file, variant.int8_calibration)
+            )
+            if (first := next(as_it)) is not variant:
                 raise ValueError(
                     f'variant[{index}].file: "{variant.file}" is the file of variant "{first.name}" already; variants '
-                    "are different graphs, each with its file"
+                    "are different graphs, each with its file, or one graph with and without int8_calibration"
                 )
         for kind, names in (
             ("input", [i.name for i in self.inputs]),

@@ -18,6 +18,7 @@ class Trust(BaseModel):
 
     sandbox: Literal["auto", "require", "off"] = "auto"
     worker_memory_bytes_max: int = 0
+    worker_device_memory_bytes_max: int = 0
     cache_folders: tuple[str, ...] = ()
     libraries_sha256: tuple[str, ...] = ()
     manifests: Literal["off", "check", "require", "signed", "model-signing"] = "check"
@@ -40,6 +41,7 @@ def trust_of(config: "ServerConfig") -> Trust:
     return Trust(
         sandbox=config.sandbox,
         worker_memory_bytes_max=config.worker_memory_bytes_max,
+        worker_device_memory_bytes_max=config.worker_device_memory_bytes_max,
         cache_folders=tuple(str(folder) for folder in config.cache_folders),
         libraries_sha256=config.libraries_sha256,
         manifests=config.manifests,

@@ -57,10 +57,16 @@ def devices_of_lanes(lanes: Sequence[str], devices: Sequence[str]) -> dict[str, 
     """
     found = {}
     for lane in lanes:
-        kind, _, number = lane.partition(":")
+        kind, _, number = lane.partition("/")[0].partition(":")  # of several lanes on one GPU, too
         if (kind == "cuda" or (kind == "tensorrt-rtx" and len(devices) == 1)) and int(number) < len(devices):
             found[lane] = devices[int(number)]
     return found
+
+
+def whole_gpus(nvml: ModuleType) -> list[Gpu]:
+    """Returns all GPUs, none divided, in NVML's order. Raises NVMLError where it cannot say."""
+    handles = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(int(nvml.nvmlDeviceGetCount()))]
+    return [Gpu(handle, handle, f"gpu-{number}", _WHOLE, _WHOLE) for number, handle in enumerate(handles)]
 
 
 def find_gpu(nvml: ModuleType, device: str) -> Gpu:

@@ -46,6 +46,8 @@ class LoadedVersion:
     """What the version is, as its first worker has loaded it; None until then."""
     providers: list[tuple[str, ...]] = field(default_factory=list)
     """The execution providers that truly run each variant, as the newest worker reports them."""
+    weights_bytes: int = 0
+    """What its files of weights have, as far as they can be told by their names; the least that it takes in memory."""
     memory_bytes_max: int = 0
     """Private memory that each of its workers lets itself have; 0: they have no limit of their own."""
     sizes_max: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -82,6 +84,15 @@ class LoadedVersion:
         limits = [f"{size} on {lane} ({variant})" for (lane, variant), size in self.sizes_max.items()]
         limited = f"for want of memory batches have at most as many frames: {', '.join(limits)}" if limits else ""
         return "; ".join(filter(None, (self.error, limited)))
+
+    @property
+    def progress(self) -> str:
+        """What the workers that load it do, for people; empty: nothing that takes long is known."""
+        busy = [worker for worker in self.starting if worker.progress.doing]
+        if not busy:
+            return ""
+        now_s = asyncio.get_running_loop().time()
+        return "; ".join(sorted(f"{worker.progress.told(now_s)} ({worker.lane})" for worker in busy))
 
     @property
     def failure(self) -> str:
@@ -224,6 +235,8 @@ class Catalogue:
             )
         failed = loaded or (known[0] if known else None)
         error = failed.error if failed is not None else self.problems[name]
+        if not error and failed is not None:
+            error = f"it is being loaded{f': {failed.progress}' if failed.progress else ''}"
         raise ModelError("MODEL_NOT_READY", f"model {name!r} is not ready: {error or 'it is being loaded'}")
 
     def current(self, loaded: LoadedVersion) -> LoadedVersion | None:

@@ -31,7 +31,7 @@ class DiskReader:
             async with asyncio.timeout(seconds_max), self._turn:
                 if self._reading is not None:
                     await asyncio.wait([self._reading])
-                reading = _in_thread(work)
+                reading = in_thread(work)
                 self._reading = reading
                 return await asyncio.shield(reading)
         except TimeoutError:
@@ -39,7 +39,8 @@ class DiskReader:
             raise ModelError("REPOSITORY_INVALID", text) from None
 
 
-def _in_thread(work: Callable[[], _Result]) -> "asyncio.Future[_Result]":
+def in_thread(work: Callable[[], _Result]) -> "asyncio.Future[_Result]":
+    """Does something in a thread that ends with the process, whatever it hangs in."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[_Result] = loop.create_future()
 

@@ -81,10 +81,12 @@ class Driver:
         unheard: Callable[[int, Outcome], None] = lambda now_ns, outcome: None,
         *,
         stay_awake: bool = False,
+        copy_ahead: bool = True,
     ) -> None:
         """`clock` gives nanoseconds that never go back. `fatal(reason)` is called when the process should drain and
         end, `unheard(now_ns, outcome)` for each outcome of a stream that has closed, which nobody else hears of.
-        `stay_awake`: whether nothing sleeps while something is about to happen (`awake`).
+        `stay_awake`: whether nothing sleeps while something is about to happen (`awake`). `copy_ahead`: whether frames
+        are brought to their lanes before their batches begin (`staging`).
         """
         self.scheduler = Scheduler()
         self.held = HeldFrames(payload_bytes_max)
@@ -106,8 +108,14 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._awake = Awake(clock) if stay_awake else None
         self._workers: dict[tuple[str, str], LaneWorker] = {}
+        self._copy_ahead = copy_ahead
         self._staging = Staging(
-            lambda lane: self.scheduler.foresee(lane, clock()), self._workers, self.held, self.read_apart.__contains__
+            lambda lane: self.scheduler.foresee(lane, clock()),
+            self._workers,
+            self.held,
+            self.read_apart.__contains__,
+            clock,
+            metrics,
         )
         self._delivery = Delivery(metrics, self.held, self._close_soon, unheard)
         self._runs: dict[int, BatchRun] = {}
@@ -200,7 +208,8 @@ class Driver:
 
     def add_worker(self, worker: LaneWorker) -> None:
         self._workers[worker.model, worker.lane] = worker
-        self._staging.add(worker)
+        if self._copy_ahead:
+            self._staging.add(worker)
         if self._awake is not None:
             worker.rouse()
 
@@ -214,7 +223,7 @@ class Driver:
     def worker_ended(self, worker: LaneWorker, reason: str, back_s: float, blameless: bool = False) -> None:
         """Takes the worker's place away, as it has ended unasked, and finds out whose fault that may be. `reason`: why
         what ran on it is FAILED. `back_s`: when to expect another, in seconds. `blameless`: it is known that no frame
-        is to blame.
+        is to blame, so that one that ran alone is tried once more.
         """
         self.remove_worker(worker)
         now_ns = self.clock()
@@ -222,7 +231,7 @@ class Driver:
         run = next((run for run in self._runs.values() if (run.batch.model, run.batch.lane) == place), None)
         if run is not None and run.batch.batch_id not in self._hand_overs and not blameless:
             reason += self._put_blame(now_ns, run.batch)
-        self.submit(ModelGone(worker.model, worker.lane, reason, now_ns + int(back_s * 1e9)))
+        self.submit(ModelGone(worker.model, worker.lane, reason, now_ns + int(back_s * 1e9), blameless))
         if run is not None and self._runs.get(run.batch.batch_id) is run:
             del self._runs[run.batch.batch_id]  # as all of its frames wait again
 
@@ -454,7 +463,7 @@ class Driver:
                 for frame in action.frames if hand_over is not None else ():
                     if frame.stream_id not in self._delivery.sinks:  # it has closed while the state was on its way
                         worker.forget(frame.stream_id)
-                self._staging.began(action)
+                self._staging.began(action, worker)
                 if self._awake is not None:
                     self._stay_awake_for(self._awake, worker, action)
                 return

@@ -32,6 +32,12 @@ WARM_AFTER_NS_MIN = 100_000_000
 """A lane is warmed at most ten times a second: what it runs for that, nobody waits for, but others have to."""
 
 
+DOING_CHARS_MAX = 200
+"""What a worker says that it does is cut off there."""
+EXPECTED_SECONDS_MAX = 1e7
+"""A worker that says that something took longer before is broken, and so its load fails."""
+
+
 Row = tuple[str, tuple[int, ...]]
 """Element type and shape; -1 stands for any extent."""
 
@@ -96,6 +102,35 @@ def read_files(body: Mapping[str, Any]) -> dict[str, FileDigest]:
             raise ValueError(f"a file {name[:NAME_CHARS_MAX]!r} with a digest that is none")
         digests[words(name, NAME_CHARS_MAX)] = FileDigest(words(sha256, 64), size)
     return digests
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a worker does while it loads a model."""
+
+    doing: str
+    """In words, such as "TensorrtExecutionProvider compiles model.onnx"; empty: nothing to speak of."""
+    builds: bool
+    """Whether a compiler is at work."""
+    expected_s: float
+    """How long that took before; 0: nobody knows."""
+    since_s: float
+    """Since when, on the event loop's clock."""
+
+    def told(self, now_s: float) -> str:
+        """Says it for people, with how long it has taken; empty: there is nothing to say."""
+        if not self.doing:
+            return ""
+        before = f"; it took {self.expected_s:.0f} s before" if self.expected_s else ""
+        return f"{self.doing}, for {max(0.0, now_s - self.since_s):.0f} s so far{before}"
+
+
+def read_progress(body: Mapping[str, Any], now_s: float) -> Progress:
+    """Reads the body of PROGRESS. Raises an exception that says what is wrong, where anything is."""
+    expected_s = float(body["expected_s"])
+    if not 0 <= expected_s < EXPECTED_SECONDS_MAX:
+        raise ValueError(f"an engine that is to take {expected_s} s")
+    return Progress(words(str(body["doing"]), DOING_CHARS_MAX), body["builds"] is True, expected_s, now_s)
 
 
 def read_reason(body: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from duly.core.types import in_ms
 from duly.metrics import Metrics
 from duly.models.contents import Fingerprint, changed_files, changed_settings, digest_files, how_to_publish, in_words
 from duly.models.repository import ModelVersion, NotARepository, Repository, RepositoryProblem
+from duly.models.weights import weights_bytes
 from duly.models.wording import first_few
 from duly.runtime.admission import Admission, SwapVerdict
 from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
@@ -322,8 +323,9 @@ class ModelHost:
 
     async def _load(self, version: ModelVersion, expected: Fingerprint | None = None) -> LoadedVersion:
         """Loads a version. `expected`: what it must be; None: what lies there is taken. Raises ModelError."""
+        size_bytes = await self._disk.read(partial(weights_bytes, version.folder, version.config.variants))
         self._check_room(version.name)
-        loaded = LoadedVersion(version, fingerprint=expected)
+        loaded = LoadedVersion(version, fingerprint=expected, weights_bytes=size_bytes)
         self._catalogue.put(loaded)
         await self._supervisor.start(loaded)
         before = self._unloaded.pop(loaded.key, None)

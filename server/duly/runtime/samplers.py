@@ -118,6 +118,8 @@ class Samplers:
         if loaded.state is not VersionState.RECOVERING:
             return
         for worker in list(loaded.starting):
+            if worker.progress.builds or (worker.engines is not None and worker.engines.waits):
+                continue  # how long that may take is another matter (`load_patience`)
             watch = worker.watch
             if watch.look(("load", 0), elapsed_ns):
                 still_ns = LOAD_STILL_NS + int(loaded.load_s * 1e9)

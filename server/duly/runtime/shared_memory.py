@@ -41,8 +41,10 @@ class SharedData:
         """Reads it. It must be no more than the system reads at once, 2 GiB."""
         return os.pread(self.memory.fd, self._size_bytes, self.offset)
 
-    def read_into(self, place: memoryview) -> None:
-        """Reads it into a place of its size. It is zeros where the stream has ended."""
+    def read_into(self, place: memoryview) -> bool:
+        """Reads it into a place of its size. What is not there is zeros, as where the stream has ended; returns whether
+        all was there.
+        """
         filled = 0
         if self.memory.fd >= 0:
             while filled < self._size_bytes:  # the system reads no more than 2 GiB at once
@@ -52,3 +54,4 @@ class SharedData:
                 filled += read_bytes
         if filled < self._size_bytes:
             place[filled:] = bytes(self._size_bytes - filled)
+        return filled == self._size_bytes

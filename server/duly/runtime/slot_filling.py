@@ -56,14 +56,14 @@ def put(
     offset: int,
     data: bytes | memoryview | SharedData,
     bytes_max: int,
-) -> None:
-    """Copies the data of one input to its place. Raises as `fill_slot` does."""
+) -> bool:
+    """Copies the data of one input to its place. Returns whether all of it was there. Raises as `fill_slot` does."""
     length = len(data)
     if length > bytes_max:  # it would reach into its neighbour's place
         raise ValueError(f"a frame with {length} bytes for input {position}, the model takes {bytes_max}")
     region.reserve(slot, offset, length)
     area = region.inputs[slot]
     if isinstance(data, SharedData):
-        data.read_into(area[offset : offset + length])
-    else:
-        area[offset : offset + length] = data
+        return data.read_into(area[offset : offset + length])
+    area[offset : offset + length] = data
+    return True

@@ -20,6 +20,8 @@ class StagedRows:
         """The frame that lies in each row, by its seq; 0: none."""
         self.told: set[int] = set()
         """The rows of which the worker was told."""
+        self.refused: set[int] = set()
+        """Frames, by seq, that cannot be put there."""
         self.number = 0
         """The number of what it was last told."""
         self._numbers = count(1)
@@ -61,6 +63,7 @@ class StagedRows:
     def clear(self) -> None:
         self.seqs = [0] * len(self.seqs)
         self.told.clear()
+        self.refused.clear()
 
 
 def as_dispatched(result: BatchResult, order: Sequence[int]) -> BatchResult:

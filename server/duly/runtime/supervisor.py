@@ -11,6 +11,7 @@ from functools import partial
 
 import structlog
 
+from duly.accelerators import share_device
 from duly.core.events import BatchSizesLimited, LaneDown, LaneUp, ModelGone, ModelReady
 from duly.metrics import Metrics
 from duly.models.contents import Fingerprint, how_to_publish
@@ -19,15 +20,24 @@ from duly.models.sizes import SizeLimits
 from duly.models.trust import Trust
 from duly.nvml.recovery import PAUSE_NS_MIN
 from duly.runtime.catalogue import Catalogue, LoadedVersion, ModelError, VersionState
+from duly.runtime.device_memory import on_host
 from duly.runtime.driver import Driver
+from duly.runtime.engines import Engines
 from duly.runtime.load_answers import Ready
+from duly.runtime.placement import Claim, NoPlace, Placement
 from duly.runtime.process_state import process_state
 from duly.runtime.read_apart import ApartReaders, readable
 from duly.runtime.realtime import RealTime
 from duly.runtime.tasks import watch_over
 from duly.runtime.worker_groups import WorkerGroups
 from duly.runtime.worker_launch import Place, start_worker, too_slow
-from duly.runtime.worker_process import OtherContents, Worker, WorkerError
+from duly.runtime.worker_process import (
+    BUILD_TIMEOUT_SECONDS,
+    MemoryFull,
+    OtherContents,
+    Worker,
+    WorkerError,
+)
 
 _log = structlog.get_logger("duly.models")
 
@@ -67,8 +77,14 @@ class Supervisor:
         """What makes control groups for workers; None: they have none of their own."""
         self.cpus: Mapping[str, frozenset[int]] = {}
         """The processors that lanes have for themselves, by the lane."""
+        self.engines: Engines | None = None
+        """What keeps what providers compile; None: nothing is kept."""
+        self.build_timeout_s = BUILD_TIMEOUT_SECONDS
+        """How long engines may be compiled."""
         self.realtime: RealTime | None = None
         """What makes workers urgent; None: they are ordinary."""
+        self.placement: Placement | None = None
+        """What places workers in the memory of devices; None: each is loaded wherever it is wanted."""
         self.apart = ApartReaders(driver, trust, lambda: self.groups)
         self._limits = limits
         self._trust = trust
@@ -82,6 +98,8 @@ class Supervisor:
         self._time = asyncio.get_running_loop().time
         self._processes: set[Worker] = set()
         """All workers whose processes may not be gone yet."""
+        self._claims: dict[Worker, Claim] = {}
+        """What they have of the memory of devices."""
         self._closing = False
         driver.limited = self._limited
         self._lane_came_up = asyncio.Event()
@@ -167,7 +185,13 @@ class Supervisor:
 
     async def _end(self, worker: Worker) -> None:
         await worker.stop()
+        self._is_gone(worker)
+
+    def _is_gone(self, worker: Worker) -> None:
         self._processes.discard(worker)
+        claim = self._claims.pop(worker, None)
+        if claim is not None and self.placement is not None:
+            self.placement.gone(claim)
 
     def end_with_server(self, task: "asyncio.Task[None]") -> None:
         """Has the task cancelled when the server ends, as it starts workers."""
@@ -242,16 +266,46 @@ class Supervisor:
         ran, expected = self._driver.batch_ended, loaded.fingerprint
         # A worker that replaces another is waited for; a new version can wait for what serves.
         background = loaded.state is VersionState.LOADING and self._others_serve(loaded)
+        claim = await self._place(loaded, lane)
         group = self.groups.add() if self.groups is not None else None
-        place = Place(self.cpus.get(lane, frozenset()), self.realtime is not None)
+        room_bytes = claim.room_bytes if claim is not None and not on_host(lane) else 0
+        shares = share_device(lane, self._catalogue.lanes)
+        place = Place(self.cpus.get(lane, frozenset()), self.realtime is not None, shares, room_bytes)
         threads = self._threads or len(place.cpus)
-        worker = start_worker(
-            loaded.version, lane, threads, limits, ran, ended, expected, self._trust, background, group, place=place
-        )
+        try:
+            engines = self.engines.begin(loaded.key, lane, loaded.version.config) if self.engines is not None else None
+            worker = start_worker(
+                loaded.version,
+                lane,
+                threads,
+                limits,
+                ran,
+                ended,
+                expected,
+                self._trust,
+                background,
+                group,
+                place=place,
+                engines=engines,
+            )
+        except BaseException:
+            if claim is not None and self.placement is not None:
+                self.placement.gone(claim)
+            raise
+        worker.on_progress = self._catalogue.notify
+        if engines is not None:
+            engines.on_too_large = worker.give_up
         self._processes.add(worker)
+        if claim is not None:
+            claim.pid = worker.pid
+            self._claims[worker] = claim
         loaded.starting.add(worker)
         try:
-            ready = await worker.ready(timeout_s, timeout_name)
+            ready = await worker.ready(timeout_s, timeout_name, self.build_timeout_s)
+            if claim is not None and self.placement is not None:
+                await self.placement.warm(claim)
+            if engines is not None:
+                await engines.keep()
             await worker.hold_memory(self._trust.worker_memory_bytes_max if self._trust else 0)
             if worker.ended:
                 raise WorkerError("its worker process ended as soon as it was ready")
@@ -259,11 +313,33 @@ class Supervisor:
                 longest_ns = max(max(times) for each in ready.variants for times in each.samples_ns.values())
                 self.realtime.serve(worker, longest_ns, loaded.version.config.spinning)
             return worker, ready
+        except MemoryFull as error:
+            await self._end(worker)
+            says = await self.placement.says(lane) if self.placement is not None else ""
+            raise WorkerError("; ".join(filter(None, (str(error), says, self._more_memory(lane))))) from None
         except BaseException:
+            if engines is not None and worker.crashed:
+                await engines.distrust()
             await self._end(worker)
             raise
         finally:
             loaded.starting.discard(worker)
+
+    def _more_memory(self, lane: str) -> str:
+        """What helps a worker that has not enough of it."""
+        if on_host(lane) and self._trust is not None and self._trust.worker_memory_bytes_max:
+            return "take smaller batch_sizes, or let workers have more (worker_memory_bytes_max)"
+        return "unload a version, take smaller batch_sizes, or use fewer lanes of that device"
+
+    async def _place(self, loaded: LoadedVersion, lane: str) -> Claim | None:
+        """Places a worker in the memory of the lane's device. Raises WorkerError where it does not fit."""
+        if self.placement is None:
+            return None
+        replaces = loaded.state is not VersionState.LOADING
+        try:
+            return await self.placement.claim(loaded.key, lane, loaded.weights_bytes, replaces=replaces)
+        except NoPlace as error:
+            raise WorkerError(str(error)) from None
 
     def _serve(self, loaded: LoadedVersion, worker: Worker, ready: Ready) -> None:
         """Gives frames to the worker from now on."""
@@ -349,7 +425,7 @@ class Supervisor:
     async def _replace(self, loaded: LoadedVersion, ended: Worker, pause_s: float) -> None:
         lane = ended.lane
         how = await ended.reaped()
-        self._processes.discard(ended)
+        self._is_gone(ended)
         _log.warning("worker ended, it is replaced", model=loaded.key, lane=lane, how=how)
         if pause_s:
             _log.error("version crashes again and again, it is started later", model=loaded.key, pause_s=pause_s)

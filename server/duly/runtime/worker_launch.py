@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -13,11 +13,13 @@ from duly.models.contents import Fingerprint, how_to_publish
 from duly.models.repository import ModelVersion, notes_of_labels
 from duly.models.sizes import SizeLimits
 from duly.models.trust import Trust
+from duly.mps import client_variables
+from duly.runtime.engines import Engines, WorkerEngines
 from duly.runtime.load_answers import Ready
 from duly.runtime.worker_command import worker_environment
 from duly.runtime.worker_groups import WorkerGroup
 from duly.runtime.worker_port import BatchResult, NoRoom
-from duly.runtime.worker_process import OtherContents, Worker, WorkerError
+from duly.runtime.worker_process import NO_VARIABLES, OtherContents, Worker, WorkerError
 from duly.worker.background import fits
 
 DESCRIBE_SECONDS_MAX = 600.0
@@ -32,6 +34,10 @@ class Place:
     """The processors of its lane; none: those of the server."""
     realtime: bool = False
     """Whether it keeps its memory, and runs before other processes once the server makes it urgent."""
+    shares_device: bool = False
+    """Whether other lanes are on the same device."""
+    device_memory_bytes_max: int = 0
+    """What it may take of the memory of its lane's device; 0: what there is. The model or the server may say less."""
 
 
 ORDINARY = Place()
@@ -50,24 +56,37 @@ def start_worker(
     group: WorkerGroup | None = None,
     checked: bool = True,
     place: Place = ORDINARY,
+    engines: WorkerEngines | None = None,
 ) -> Worker:
     """Starts a worker that loads all variants of the version. `limits`: what a frame may have on this server. `Worker`
     explains the callbacks and `expected`. `trust`: what the worker may do; None: as without settings. `background`:
     whether it may take its time, as others serve meanwhile. `group`: its control group, which ends with it. `checked`:
-    whether the first worker of a version runs its check samples. `place`: where it runs, and how.
+    whether the first worker of a version runs its check samples. `place`: where it runs, and how. `engines`: where it
+    finds what is compiled for it; None: nothing is kept.
 
     Raises WorkerError where the system has no room for the process.
     """
     worker = Worker(version.key, lane, version.config.variant_names, on_batch, on_end, expected)
-    worker.group = group
+    worker.group, worker.engines = group, engines
     asked: dict[str, Any] = {"limits": limits.model_dump(), "background": background}
     asked["checks"] = checked and expected is None
     asked["group"] = str(group.folder) if group is not None else ""
+    asked["engines"] = str(engines.folder) if engines is not None else ""
     asked["cpus"], asked["realtime"] = sorted(place.cpus), place.realtime
+    stated = version.config.device_memory_bytes_max, (trust or Trust()).worker_device_memory_bytes_max
+    bound_bytes = min(filter(None, stated), default=0)
+    asked["device_memory_bytes_max"] = min(filter(None, (bound_bytes, place.device_memory_bytes_max)), default=0)
+    variables = client_variables(os.environ, lane, version.config.default_class, bound_bytes)
+    asked["stream_class"] = version.config.default_class if place.shares_device and variables else ""
     body = _load_body(version, lane, threads, trust) | asked
     if group is not None and fits(body):
         group.step_back()
-    _start(worker, body, group)
+    try:
+        _start(worker, body, group, variables)
+    except WorkerError:
+        if engines is not None:
+            engines.abandon()
+        raise
     return worker
 
 
@@ -93,9 +112,11 @@ def start_reader(
     return worker
 
 
-def _start(worker: Worker, body: dict[str, Any], group: WorkerGroup | None) -> None:
+def _start(
+    worker: Worker, body: dict[str, Any], group: WorkerGroup | None, variables: Mapping[str, str] = NO_VARIABLES
+) -> None:
     try:
-        worker.start(body)
+        worker.start(body, variables)
     except WorkerError:
         if group is not None:
             group.remove()
@@ -167,20 +188,32 @@ async def check_version(
     limits: SizeLimits,
     load_timeout_s: float,
     trust: Trust | None = None,
+    engines: Engines | None = None,
 ) -> CheckedModel:
     """Loads and warms a version in one worker after another, one for each lane, which must find the same.
 
-    `load_timeout_s`: for one worker.
+    `load_timeout_s`: for one worker. `engines`: what keeps what providers compile; None: nothing does.
     """
     notes: tuple[str, ...] = ()
     expected: Fingerprint | None = None
     for lane in lanes:
         try:
+            own = engines.begin(version.key, lane, version.config) if engines is not None else None
             worker = start_worker(
-                version, lane, threads, limits, lambda batch_id, result: None, lambda worker: None, expected, trust
+                version,
+                lane,
+                threads,
+                limits,
+                lambda batch_id, result: None,
+                lambda worker: None,
+                expected,
+                trust,
+                engines=own,
             )
             try:
                 ready = await worker.ready(load_timeout_s)
+                if own is not None:
+                    await own.keep()
                 if slow := too_slow(version, ready):
                     return CheckedModel(version.key, slow)
                 notes = (*ready.notes, *notes_of_labels(version, ready.signature))

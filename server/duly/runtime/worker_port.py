@@ -50,6 +50,10 @@ class LaneWorker(Protocol):
         """Whether a batch runs that has not been reported."""
 
     @property
+    def copied_ahead(self) -> int:
+        """How many frames of its newest batch it was told to copy to its device before the batch began."""
+
+    @property
     def stages(self) -> bool:
         """Whether it is worth while to `stage` frames."""
 

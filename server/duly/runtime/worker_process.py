@@ -10,7 +10,8 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -21,12 +22,23 @@ from duly.core.types import Frame
 from duly.models.contents import Fingerprint, changed_files, changed_signature, in_words
 from duly.models.digests import FILES_MAX, FileDigest
 from duly.runtime.answers import REASON_CHARS_MAX, Answers, Asked, BrokenAnswer, DeviceGone, words
+from duly.runtime.engines import WorkerEngines
 from duly.runtime.given_state import GivenState
 from duly.runtime.hang import HangWatch
 from duly.runtime.held_frames import InputData
-from duly.runtime.load_answers import TEXT_BYTES_MAX, Ready, read_files, read_ready, read_reason
+from duly.runtime.load_answers import (
+    TEXT_BYTES_MAX,
+    Progress,
+    Ready,
+    read_files,
+    read_progress,
+    read_ready,
+    read_reason,
+)
+from duly.runtime.load_patience import TOLD_SECONDS, LoadPatience
 from duly.runtime.process_end import how_it_ended, reap
-from duly.runtime.shared_memory import ClientMemory, SharedData
+from duly.runtime.process_state import process_state
+from duly.runtime.shared_memory import ClientMemory
 from duly.runtime.slot_filling import fill_slot, put
 from duly.runtime.staged_rows import StagedRows, as_dispatched
 from duly.runtime.tasks import watch_over
@@ -47,6 +59,10 @@ EXIT_SECONDS_MAX = 2.0
 """A worker that was asked to stop gets this long before it is killed."""
 WARM_NS = 50_000_000
 """What a warming run may take, which nobody has planned: the device may have been idle for long."""
+BUILD_TIMEOUT_SECONDS = 14_400.0
+"""Compilers of engines have this long where no setting says otherwise."""
+NO_PROGRESS = Progress("", False, 0.0, 0.0)
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 REASON_BROKEN = "the model's worker gave an answer that makes no sense"
 
 
@@ -86,6 +102,14 @@ class Worker:
         """Whether it was given up because the device of its lane was lost, which is no frame's fault."""
         self.group: WorkerGroup | None = None
         """Its control group, which is removed when the process is gone."""
+        self.engines: WorkerEngines | None = None
+        """Where it finds what is compiled for it, which is given back when the process is gone."""
+        self.progress = NO_PROGRESS
+        """What it does while it loads the model."""
+        self.on_progress: Callable[[], None] = lambda: None
+        """Is called when a compiler begins, ends or goes on to something else."""
+        self.crashed = False
+        """Whether the process ended by itself while it loaded the model."""
         self.watch = HangWatch()
         """What tells whether it hangs; for who looks at it."""
         self._expected = expected
@@ -100,6 +124,8 @@ class Worker:
         """Where the worker hears of frames to copy to its device ahead; None: it has no such device."""
         self._staged = StagedRows(0)
         """What lies in the slot of the next batch already."""
+        self.copied_ahead = 0
+        """How many frames of the newest batch it was told to copy to its device before."""
         self._order: list[int] | None = None
         """The index of the frame of each row of the batch that runs; None: that of the row."""
         self._asked: Asked | None = None
@@ -122,6 +148,10 @@ class Worker:
         """How often it was roused since it has last said anything."""
         self._text_bytes_left = TEXT_BYTES_MAX
         self._texts = 0
+        self._progresses = 0
+        self._patience: LoadPatience | None = None
+        self._answering: asyncio.Task[None] | None = None
+        """The answer to what the worker has asked while it loads the model."""
         self._started_ns = 0
         self._pings = 0
         self._pinged = False
@@ -136,8 +166,11 @@ class Worker:
 
     # ---- life ----
 
-    def start(self, load: dict[str, Any]) -> None:
-        """Starts the process and sends it the LOAD message. Raises WorkerError where the system has no room for it."""
+    def start(self, load: dict[str, Any], variables: Mapping[str, str] = NO_VARIABLES) -> None:
+        """Starts the process and sends it the LOAD message. `variables`: of its environment, beside the usual ones.
+
+        Raises WorkerError where the system has no room for it.
+        """
         with contextlib.ExitStack() as sent, contextlib.ExitStack() as undo:
             try:
                 ours, theirs = map(undo.enter_context, channel.socket_pair())
@@ -157,7 +190,7 @@ class Worker:
                     stdin=subprocess.DEVNULL,
                     stdout=self._output.writing,
                     stderr=self._output.writing,
-                    env=worker_environment(os.environ),
+                    env={**worker_environment(os.environ), **variables},
                 )
             except OSError as error:
                 raise WorkerError(f"its worker process cannot be started: {os.strerror(error.errno or 0)}") from error
@@ -168,16 +201,37 @@ class Worker:
         self._started_ns = time.monotonic_ns()
         self._loop.add_reader(ours.fileno(), self._first_message)
 
-    async def ready(self, timeout_seconds: float, timeout_name: str = "load_timeout_s") -> Ready:
+    async def ready(
+        self,
+        timeout_seconds: float,
+        timeout_name: str = "load_timeout_s",
+        build_timeout_seconds: float = BUILD_TIMEOUT_SECONDS,
+    ) -> Ready:
         """Waits until the model is warm and profiled. Raises WorkerError where it cannot be loaded, OtherContents
         where it is not what was expected. `timeout_name`: where the time-out comes from, for people.
+        `build_timeout_seconds`: how long engines may be compiled besides.
         """
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                return await asyncio.shield(self._ready)
-        except TimeoutError:
-            self.kill()
-            raise WorkerError(f"not ready after {timeout_seconds:.4g} s ({timeout_name})") from None
+        time_s = self._loop.time
+        patience = self._patience = LoadPatience(timeout_seconds, timeout_name, build_timeout_seconds, time_s())
+        self._note_progress()
+        told_s = time_s()
+        while not self._ready.done():
+            await asyncio.wait([self._ready], timeout=patience.look_s(time_s()))
+            if self._ready.done():
+                break
+            state = process_state(self.pid)
+            if why := patience.over(time_s(), state.cpu_ns if state is not None else None):
+                self.kill()
+                raise WorkerError(why)
+            if self.progress.builds and time_s() - told_s >= TOLD_SECONDS:
+                told_s = time_s()
+                _log.info("still compiling", model=self.model, lane=self.lane, doing=self.progress.told(time_s()))
+        return await asyncio.shield(self._ready)
+
+    def _note_progress(self) -> None:
+        if self._patience is not None:
+            waits = self.engines is not None and self.engines.waits
+            self._patience.note(self.progress.builds, waits, self._loop.time())
 
     async def stop(self) -> None:
         """Asks the process to end, and kills it if it does not, or at once where it is not ready yet, as it would not
@@ -277,6 +331,7 @@ class Worker:
         order = self._staged.order(action.frames)
         there, told = self._staged.known(action.frames, order)
         self._staged.clear()
+        self.copied_ahead = len(told)
         if self._trims and not there:
             region.trim(slot, outputs=False)
         frames, pieces, filled = fill_slot(
@@ -299,8 +354,8 @@ class Worker:
         return self._ahead is not None and self._region is not None
 
     def stage(self, frames: Sequence[Frame], payloads: Sequence[Sequence[InputData]], bytes_max: int) -> bool:
-        """Copies payloads into the slot of the next batch, and tells the worker of them. What lies in memory that is
-        shared with a client is left for later.
+        """Copies payloads into the slot of the next batch, and tells the worker of them. What does not fit, or cannot
+        be read from memory that is shared with a client, is left to `run`.
         """
         region, staged, slot = self._region, self._staged, (self._slot + 1) % channel.SLOTS
         if region is None or len(frames) > len(staged.seqs):
@@ -312,23 +367,26 @@ class Worker:
         order = staged.order(frames)
         for row, index in enumerate(order):
             frame, payload = frames[index], payloads[index]
-            if staged.seqs[row] == frame.seq:
+            if staged.seqs[row] == frame.seq or frame.seq in staged.refused:
                 continue
             if copied >= bytes_max:
                 break
             staged.put(row, 0)
-            if len(payload) != len(self._input_bases) or any(isinstance(each.data, SharedData) for each in payload):
-                continue
+            whole = len(payload) == len(self._input_bases)
             try:
-                for position, (_, _, data) in enumerate(payload):
+                for position, (_, _, data) in enumerate(payload if whole else ()):
                     size_bytes = self._input_bytes_max[position]
-                    put(region, slot, position, self._input_bases[position] + row * size_bytes, data, size_bytes)
+                    offset = self._input_bases[position] + row * size_bytes
+                    whole &= put(region, slot, position, offset, data, size_bytes)
                     region.filled[slot, False] += len(data)
                     copied += len(data)
-            except (ValueError, OSError):  # whoever runs it will say so
-                continue
-            staged.put(row, frame.seq)
-            rows.append(row)
+            except (ValueError, OSError):
+                whole = False
+            if whole:
+                staged.put(row, frame.seq)
+                rows.append(row)
+            else:  # whoever runs it says so
+                staged.refused.add(frame.seq)
         if rows and self._ahead is not None:
             try:
                 self._ahead.send(channel.encode_stage(staged.tell(rows), slot, rows))
@@ -475,17 +533,55 @@ class Worker:
         """Takes what the worker says while it loads the model. The descriptors that it needs it takes out of `fds`."""
         self._text_bytes_left -= len(message)
         self._texts += 1
-        if self._text_bytes_left < 0 or self._texts > FILES_MAX + 1:
-            raise ValueError(f"more than {TEXT_BYTES_MAX:,} bytes, or than {FILES_MAX} files")
         _, body = channel.decode_text(message)
+        if channel.kind_of(message) in (channel.PROGRESS, channel.ENGINE):
+            self._progresses += 1
+            self._texts -= 1
+        if self._text_bytes_left < 0 or self._texts > FILES_MAX + 1 or self._progresses > 2 * channel.PROGRESS_MAX:
+            raise ValueError(f"more than {TEXT_BYTES_MAX:,} bytes, or than {FILES_MAX} files")
         if channel.kind_of(message) == channel.FILES:
             self._take_files(read_files(body))
+        elif channel.kind_of(message) == channel.PROGRESS:
+            self._take_progress(read_progress(body, self._loop.time()))
+        elif channel.kind_of(message) == channel.ENGINE:
+            if self._answering is not None and not self._answering.done():
+                raise ValueError("a question before the one before it was answered")
+            self._answering = self._loop.create_task(self._answer(body), name=f"engine of {self.model}")
         elif channel.kind_of(message) == channel.READY:
             self._take_ready(body, fds)
         elif channel.kind_of(message) == channel.LOAD_FAILED:
-            self._fail_load(read_reason(body))
+            self._fail_load(read_reason(body), MemoryFull if body.get("full") is True else None)
         else:
             raise ValueError(f"a message of kind {channel.kind_of(message)}")
+
+    def _take_progress(self, progress: Progress) -> None:
+        before, self.progress = self.progress, progress
+        self._note_progress()
+        if progress.builds and progress.doing != before.doing:
+            expected_s = round(progress.expected_s) or None
+            _log.info("compiling", model=self.model, lane=self.lane, doing=progress.doing, took_before_s=expected_s)
+        if progress.builds or before.builds:
+            self.on_progress()
+
+    async def _answer(self, body: dict[str, Any]) -> None:
+        """Answers what the worker asks for an engine."""
+        answer: dict[str, Any] = {"folder": "", "there": False, "seconds": 0.0}
+        try:
+            if self.engines is not None:
+                answering = self._loop.create_task(self.engines.answer(body, self.contents))
+                try:
+                    await asyncio.sleep(0)  # it waits from here on
+                    self._note_progress()
+                    answer = await answering
+                finally:
+                    answering.cancel()
+                    self._note_progress()
+            if not self.ended:
+                channel.send_text(self._socket, channel.ENGINE, answer)
+        except OSError:
+            self._gone()
+        except Exception as error:
+            self._refuse_answer(error)
 
     def _take_ready(self, body: dict[str, Any], fds: list[int]) -> None:
         ready = read_ready(body, len(self._variants), time.monotonic_ns() - self._started_ns)
@@ -595,6 +691,7 @@ class Worker:
 
     async def _fail_load_by_end(self) -> None:
         how = await self.reaped()
+        self.crashed = True
         if not self._ready.done():
             self._ready.set_exception(WorkerError(f"its worker process ended while it was loaded ({how})"))
 
@@ -607,10 +704,16 @@ class Worker:
         self._output.end()
         if self.group is not None:
             self.group.remove()
+        if self.engines is not None:
+            await self.engines.end()
         return code
 
     def _hang_up(self) -> None:
         self._asked = None
+        if self._answering is not None:
+            self._answering.cancel()
+        if self.engines is not None:
+            self.engines.over = True
         if self._giving is not None:
             giving, given = self._giving
             self._giving = None
@@ -630,6 +733,10 @@ class Worker:
 
 class WorkerError(Exception):
     """A model could not be loaded; the text says why."""
+
+
+class MemoryFull(WorkerError):
+    """There is not enough memory to load it, or to warm it up."""
 
 
 class OtherContents(WorkerError):

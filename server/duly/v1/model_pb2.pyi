@@ -54,7 +54,7 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., active_version: _Optional[str] = ..., versions: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ..., description: _Optional[str] = ..., previous_version: _Optional[str] = ...) -> None: ...
 
 class ModelVersion(_message.Message):
-    __slots__ = ("version", "state", "error", "inputs", "outputs", "variants", "stateful", "default_budget_nano", "default_class", "trial")
+    __slots__ = ("version", "state", "error", "inputs", "outputs", "variants", "stateful", "default_budget_nano", "default_class", "trial", "progress")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
@@ -65,6 +65,7 @@ class ModelVersion(_message.Message):
     DEFAULT_BUDGET_NANO_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_CLASS_FIELD_NUMBER: _ClassVar[int]
     TRIAL_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
     version: str
     state: ModelState
     error: str
@@ -75,7 +76,8 @@ class ModelVersion(_message.Message):
     default_budget_nano: int
     default_class: _inference_pb2.StreamClass
     trial: Trial
-    def __init__(self, version: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., error: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., variants: _Optional[_Iterable[_Union[ModelVariant, _Mapping]]] = ..., stateful: _Optional[bool] = ..., default_budget_nano: _Optional[int] = ..., default_class: _Optional[_Union[_inference_pb2.StreamClass, str]] = ..., trial: _Optional[_Union[Trial, _Mapping]] = ...) -> None: ...
+    progress: str
+    def __init__(self, version: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., error: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[_tensor_pb2.TensorSpec, _Mapping]]] = ..., variants: _Optional[_Iterable[_Union[ModelVariant, _Mapping]]] = ..., stateful: _Optional[bool] = ..., default_budget_nano: _Optional[int] = ..., default_class: _Optional[_Union[_inference_pb2.StreamClass, str]] = ..., trial: _Optional[_Union[Trial, _Mapping]] = ..., progress: _Optional[str] = ...) -> None: ...
 
 class Trial(_message.Message):
     __slots__ = ("name", "version", "against_version", "stage", "reason", "since_unix_nano", "began_unix_nano", "frames_compared", "agreement", "agreement_low", "agreement_high", "canary_frames", "canary_on_time", "rest_frames", "rest_on_time", "errors", "frames_not_run", "frames_not_drawn", "canary_pairs", "labels", "accuracy", "rest_labels", "rest_accuracy")

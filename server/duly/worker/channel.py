@@ -16,13 +16,14 @@ shrinking does not keep pages from being freed. Descriptors are received with RE
 descriptors than a message may have are an error, as is a text that could change or block while it is read.
 
     server -> worker   LOAD (json)   RUN   WARM   FORGET (stream ids)   PING   STOP   AWAKE
-                       GIVE (memfd)   TAKE (memfd)   SHARE (memfd)   GATHER
+                       GIVE (memfd)   TAKE (memfd)   SHARE (memfd)   GATHER   ENGINE (json)
                        STAGE, on a socket of its own that comes with LOAD
-    worker -> server   FILES (json), any number, then READY (json + memfd) | LOAD_FAILED (json)
+    worker -> server   FILES, PROGRESS, ENGINE (json), any number, then READY (json + memfd) | LOAD_FAILED (json)
                        DONE   FAILED (json)   PONG   STATE
 
-GIVE, STATE and TAKE are explained in `worker/handed_state`, SHARE and GATHER in `worker/shared_frames`, and
-STAGE in `worker/input_copies`.
+An ENGINE of the worker's asks for what a provider has compiled before, and one of the server's answers it
+(`worker/engines`). GIVE, STATE and TAKE are explained in `worker/handed_state`, SHARE and GATHER in
+`worker/shared_frames`, and STAGE in `worker/input_copies`.
 """
 
 import contextlib
@@ -42,6 +43,7 @@ from duly.realtime import memory
 
 LOAD, RUN, FORGET, STOP, READY, LOAD_FAILED, DONE, FAILED = range(1, 9)
 WARM, FILES, PING, PONG, GIVE, STATE, TAKE, AWAKE, SHARE, GATHER, STAGE = range(9, 20)
+ENGINE, PROGRESS = 30, 31
 
 OK, INVALID, FRAME_FAILED = range(3)
 """How one frame of a DONE batch fared."""
@@ -51,6 +53,8 @@ MESSAGE_BYTES_MAX = 200_000
 buffer; 212,992 is the kernel's default `wmem_max`."""
 AWAKE_NS_MAX = 1_000_000
 """A worker that stays awake looks for its next message for no longer than this, then it sleeps until one comes."""
+PROGRESS_MAX = 10_000
+"""A worker says no more often what it does while it loads a model: two variants of 256 sizes take 520 times."""
 TEXT_BYTES_MAX = 64 << 20
 """LOAD and READY may be longer than a message, as a model may have thousands of inputs with long names."""
 _SIZE_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -335,9 +339,10 @@ def decode_awake(message: bytes) -> int:
 
 
 def encode_text(kind: int, body: dict[str, Any], batch_id: int = 0) -> bytes:
-    """Encodes a message that is not on a frame's way: LOAD, FILES {name: [SHA-256, bytes]}, READY, LOAD_FAILED, FAILED
-    {"reason"}, STOP {}. FAILED may have "lost": true, where the device is, or "size_max": the largest batch of that
-    variant for which there is memory.
+    """Encodes a message that is not on a frame's way: LOAD, FILES {name: [SHA-256, bytes]}, PROGRESS {"doing",
+    "builds", "expected_s"}, ENGINE, READY, LOAD_FAILED, FAILED {"reason"}, STOP {}. FAILED may have "lost": true, where
+    the device is, or "size_max": the largest batch of that variant for which there is memory. LOAD_FAILED may have
+    "full": true, where there is not enough memory.
     """
     return _HEAD.pack(kind, 0, 0, 0, batch_id) + json.dumps(body).encode()
 

@@ -23,6 +23,7 @@ from duly.accelerators import CPU
 from duly.models.digests import FILES_MAX
 from duly.models.spec import ModelConfig
 from duly.models.trust import Trust
+from duly.mps import mps_folder
 from duly.worker import kernel, landlock, seccomp
 from duly.worker.errors import LoadError
 from duly.worker.libraries import trusted_libraries
@@ -77,16 +78,23 @@ def confine_for(body: Mapping[str, Any]) -> None:
     trust = Trust.model_validate(body.get("trust", {}))
     name, model_folder = str(body["model"]).partition("/")[0], Path(body["model_folder"])
     libraries = trusted_libraries(config, name, model_folder, trust.libraries_sha256)
-    confine(trust, config, str(body["lane"]), Path(body["folder"]), model_folder, libraries)
+    own = [Path(body["engines"])] if body.get("engines") else []
+    confine(trust, config, str(body["lane"]), Path(body["folder"]), model_folder, libraries, own)
 
 
 def confine(
-    trust: Trust, config: ModelConfig, lane: str, folder: Path, model_folder: Path, libraries: Iterable[Path] = ()
+    trust: Trust,
+    config: ModelConfig,
+    lane: str,
+    folder: Path,
+    model_folder: Path,
+    libraries: Iterable[Path] = (),
+    own: Iterable[Path] = (),
 ) -> None:
     """Confines this process for good, as far as `trust` says and the kernel can.
 
     `folder`, `model_folder`: those of the version and of the model, behind links. `libraries`: other files that the
-    model may read.
+    model may read. `own`: folders that it may write to, beside those of the settings.
 
     Raises:
         LoadError: the sandbox is required, and cannot be had in whole.
@@ -112,7 +120,7 @@ def confine(
                     *map(Path, _ACCELERATOR_FACTS if accelerated else ()),
                 ],
                 [*map(Path, _DEVICES), *(_accelerators() if accelerated else ())],
-                map(Path, trust.cache_folders),
+                [*map(Path, trust.cache_folders), *own],
             )
         if seccomp.available():
             seccomp.refuse_calls(seccomp.Allowed(unix_sockets=accelerated, pinning=accelerated))
@@ -207,4 +215,6 @@ def _linked(folder: Path, config: ModelConfig) -> Iterator[Path]:
 
 
 def _accelerators() -> Iterable[Path]:
-    return [path for pattern in _ACCELERATOR_DEVICES for path in Path("/dev").glob(pattern)]
+    devices = [path for pattern in _ACCELERATOR_DEVICES for path in Path("/dev").glob(pattern)]
+    pipes = mps_folder(os.environ)
+    return devices if pipes is None else [*devices, pipes]

@@ -32,17 +32,23 @@ _LOST = re.compile(
     re.IGNORECASE,
 )
 _FULL = re.compile(
-    r"CUDA failure 2\b|HIP failure 2\b|out of (device )?memory|OUT_OF_(DEVICE_)?MEMORY"
+    r"CUDA failure 2\b|HIP failure 2\b|out of (device )?memory|OUT_OF_(DEVICE_|HOST_)?MEMORY|OutOfMemory"
+    r"|(CUBLAS|CUDNN|CUFFT|CUSPARSE|CUSOLVER)_\w*ALLOC(ATION)?_FAILED|CL_MEM_OBJECT_ALLOCATION_FAILURE"
     r"|[Ff]ailed to allocate memory for requested buffer|bad_alloc"
     r"|Available memory of \d+ is smaller than requested bytes of",  # an arena that has a limit (gpu_mem_limit)
     re.IGNORECASE,
 )
 
 
+def is_full(text: str) -> bool:
+    """Whether ONNX Runtime says that memory is used up, on the device or on the host."""
+    return _FULL.search(text) is not None
+
+
 def run_error(text: str, reason: str) -> RunError:
     """Returns the error to raise. `text`: what ONNX Runtime said; `reason`: the same for people."""
     if _LOST.search(text):
         return DeviceLost(reason)
-    if _FULL.search(text):
+    if is_full(text):
         return DeviceFull(reason)
     return RunError(reason)

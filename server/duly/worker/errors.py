@@ -5,6 +5,10 @@ class LoadError(Exception):
     """A model cannot be loaded. The message names the file in the repository, the place in it and what would do."""
 
 
+class LoadFull(LoadError):
+    """There is not enough memory to load a model, or for its batches."""
+
+
 class RunError(Exception):
     """A batch cannot be run, with any of its frames."""
 

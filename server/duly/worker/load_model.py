@@ -1,6 +1,7 @@
 """Makes a warm model out of a LOAD message, and what READY says about it."""
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -10,16 +11,19 @@ from duly.models.folders import CONFIG_FILE
 from duly.models.manifest import Manifest, ManifestError, read_manifest
 from duly.models.openssf import read_bundle
 from duly.models.sizes import SizeLimits
-from duly.models.spec import ModelConfig, Signature, TensorSpec
+from duly.models.spec import ModelConfig, Signature, TensorSpec, Variant
 from duly.models.triton.origin import TRITON_FILE
 from duly.models.trust import Trust
 from duly.models.version_settings import own_name
+from duly.models.weights import variant_bytes
 from duly.worker.background import fits
+from duly.worker.calibration import TABLE_BYTES_MAX, Table, read_table
 from duly.worker.channel import Done, Region, Run
 from duly.worker.checks import CheckSamples
 from duly.worker.cuda_runtime import copy_stream
 from duly.worker.dtypes import BFLOAT16, datatype_of, view
-from duly.worker.errors import LoadError, RunError
+from duly.worker.engines import Engines, Link, NoLink
+from duly.worker.errors import LoadError, LoadFull, RunError
 from duly.worker.finite import FiniteChecks
 from duly.worker.first_states import with_first_states
 from duly.worker.input_copies import InputCopies
@@ -29,7 +33,7 @@ from duly.worker.model import Model
 from duly.worker.no_room import size_that_runs
 from duly.worker.open_extents import say_shape
 from duly.worker.open_graph import OpenGraph, open_graph
-from duly.worker.ort_session import OrtSession
+from duly.worker.ort_session import OrtSession, onnxruntime_version
 from duly.worker.pin_memory import pin
 from duly.worker.plan import Plan
 from duly.worker.providers import warm_after_ns
@@ -82,20 +86,28 @@ class Loaded:
         return size_that_runs(self.models[run.variant], self.samples, run.slot, len(run.frames))
 
 
-def load(body: dict[str, Any], report: Report = lambda digests: None) -> Loaded:
+def load(body: dict[str, Any], report: Report = lambda digests: None, link: Link | None = None) -> Loaded:
     """Loads, warms and profiles all variants of the version that LOAD asks for.
 
     `body` has the keys model ("NAME/VERSION"), lane, folder (of the version), model_folder, config (by alias),
-    threads and limits (those of `SizeLimits`; left out: those of a server without settings). `report` is told what the
-    files of a variant held before the variant is used.
+    threads, limits (those of `SizeLimits`; left out: those of a server without settings) and device_memory_bytes_max
+    (left out or 0: what there is). `report` is told what the files of a variant held before the variant is used.
+    `link`: the way to the server that keeps engines and is told what is being done; None: there is none.
 
     Raises:
         LoadError: the version cannot be loaded; the message says why.
     """
     trust = Trust.model_validate(body.get("trust", {}))
     files = VersionFiles(str(body["model"]), Path(body["folder"]), report, _manifest(body, trust))
+    engines = Engines(link or NoLink(), str(body["lane"]), onnxruntime_version(), int(body["threads"]))
     try:
-        return _load(body, files, trust)
+        loaded = _load(body, files, trust, engines)
+        if engines.warmed():  # what was compiled is written when its sessions end
+            del loaded
+            gc.collect()
+            loaded = _load(body, files, trust, engines)
+            engines.warmed()
+        return loaded
     finally:
         files.check_unchanged()  # which explains whatever went wrong, too
 
@@ -128,7 +140,7 @@ def _manifest(body: dict[str, Any], trust: Trust) -> Manifest | None:
         raise LoadError(f"{body['model']}: {error}") from error
 
 
-def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
+def _load(body: dict[str, Any], files: VersionFiles, trust: Trust, engines: Engines) -> Loaded:
     key, lane = str(body["model"]), str(body["lane"])
     model_name = key.partition("/")[0]
     toml = f"{model_name}/model.toml"
@@ -142,8 +154,21 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
     if body.get("checks"):  # it is the first worker of the version
         checks = CheckSamples(files, Path(body["folder"]), model_folder, key, config.checks)
     opened: list[OpenGraph] = []
+    memories = _divided(int(body.get("device_memory_bytes_max", 0)), Path(body["folder"]), config.variants)
     for variant, name in zip(config.variants, names, strict=True):
-        session = OrtSession(files.graph(variant.file), name, config, lane, model_folder, int(body["threads"]))
+        file, table = files.graph(variant.file), _table(variant, files, Path(body["folder"]), key)
+        session = OrtSession(
+            file,
+            name,
+            config,
+            lane,
+            model_folder,
+            int(body["threads"]),
+            next(memories),
+            str(body.get("stream_class", "")),
+            engines,
+            table,
+        )
         place = f"{toml} for {variant.file}" if several else toml
         opened.append(open_graph(session, config, name, place, room))
     plans = [graph.plan for graph in opened]
@@ -188,7 +213,10 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
     times = []
     for model, name in zip(models, names, strict=True):
         try:
-            times.append(profile(model, samples, best.batch_sizes, config.warmup_runs, fits(body)))
+            warms = partial(engines.warms, name.rpartition("/")[2])
+            times.append(profile(model, samples, best.batch_sizes, config.warmup_runs, fits(body), warms))
+        except LoadFull as error:
+            raise LoadFull(f"{name}: {error}") from error
         except LoadError as error:
             runs = partial(_runs, model, region, batch_max)
             advice = say_shape(best.inputs, samples.shapes, str(error), runs) or say_example(best.inputs)
@@ -203,6 +231,7 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust) -> Loaded:
         model.serve(partial(samples.fails, model))
         if checks is not None and samples.fails(model, 0):
             notes.append(f"{name}: {HOLLOW_NOTE}")
+    notes += engines.notes
     kept = min(SAMPLES_MAX, SAMPLES_ALL_MAX // sum(map(len, times)))
     ready = {
         "signature": best.model_dump(mode="json"),
@@ -250,6 +279,25 @@ def _input_copies(plans: Sequence[Plan], session: OrtSession, region: Region, de
         return InputCopies(slots, session.make_room, stream)
     except RunError as error:
         raise LoadError(f"inputs cannot be copied to the device: {error}") from error
+
+
+def _divided(memory_bytes: int, folder: Path, variants: Sequence[Variant]) -> Iterator[int]:
+    """Yields what each variant may have of the memory: each has arenas of its own, and more weights take more."""
+    sizes = [max(variant_bytes(folder, variant), 1) for variant in variants]
+    for size in sizes:
+        yield memory_bytes * size // sum(sizes)
+
+
+def _table(variant: Variant, files: VersionFiles, folder: Path, key: str) -> Table | None:
+    """Reads the ranges of a variant's tensors; None: it has none. Raises LoadError."""
+    if not variant.int8_calibration:
+        return None
+    name = f"{key}/{variant.int8_calibration}"
+    try:
+        data = files.beside(folder / variant.int8_calibration, name, TABLE_BYTES_MAX)
+    except LoadError as error:
+        raise LoadError(f"{name}: {error}") from error
+    return read_table(data, name)
 
 
 def _rows(plans: Sequence[Plan]) -> list[tuple[str, tuple[int, ...]]]:

@@ -26,7 +26,7 @@ from duly.realtime import memory
 from duly.realtime.scheduling import WARNED_US
 from duly.worker import channel, handed_state, shared_frames
 from duly.worker.background import fits, in_background, step_back
-from duly.worker.errors import BackendError, DeviceFull, DeviceLost, LoadError, RunError
+from duly.worker.errors import BackendError, DeviceFull, DeviceLost, LoadError, LoadFull, RunError
 
 if TYPE_CHECKING:
     from duly.models.digests import FileDigest
@@ -70,17 +70,20 @@ def _serve(connection: socket.socket) -> int:
             step_back()  # for good, with all threads that it will have
         confine_for, load = apart(partial(_import, bool(body.get("reads"))))
         confine_for(body)
-        loaded = apart(partial(_load, partial(load, body, partial(_report, connection))))
+        loaded = apart(partial(_load, partial(load, body, partial(_report, connection), ToServer(connection))))
         if body.get("realtime"):
             _stay_in_time(body["model"])
     except (LoadError, BackendError) as error:
-        connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": str(error)[:_REASON_CHARS_MAX]}))
+        said: dict[str, Any] = {"reason": str(error)[:_REASON_CHARS_MAX]}
+        if isinstance(error, LoadFull):
+            said["full"] = True
+        connection.send(channel.encode_text(channel.LOAD_FAILED, said))
         return 1
     except (BrokenPipeError, ConnectionResetError):
         raise
     except MemoryError:
         reason = f"{body['model']}: its worker may not have the memory that loading it takes (worker_memory_bytes_max)"
-        connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": reason}))
+        connection.send(channel.encode_text(channel.LOAD_FAILED, {"reason": reason, "full": True}))
         return 1
     except Exception as error:
         _print_error()
@@ -140,6 +143,27 @@ def _serve(connection: socket.socket) -> int:
     return 0
 
 
+class ToServer:
+    """The way to the server while the model is loaded (`engines.Link`)."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._told = 0
+
+    def ask(self, body: dict[str, Any]) -> dict[str, Any]:
+        channel.send_text(self._connection, channel.ENGINE, body)
+        message, _ = channel.receive_text(self._connection)
+        if not message or channel.kind_of(message) != channel.ENGINE:
+            raise BrokenPipeError  # the server is gone, or wants it to stop
+        return channel.decode_text(message)[1]
+
+    def tell(self, doing: str, builds: bool = False, expected_s: float = 0.0) -> None:
+        self._told += 1
+        if self._told <= channel.PROGRESS_MAX:
+            body = {"doing": doing, "builds": builds, "expected_s": expected_s}
+            channel.send_text(self._connection, channel.PROGRESS, body)
+
+
 def _join_group(folder: str) -> None:
     """Puts this process into the control group of that folder, before anything is read; empty: it has none. A worker
     that cannot goes on without, and the server says so.
@@ -182,14 +206,17 @@ def _here(work: Callable[[], _Result]) -> _Result:
     return work()
 
 
-def _import(reads: bool) -> "tuple[Callable[[dict[str, Any]], None], Callable[[dict[str, Any], Report], Loaded]]":
+def _import(
+    reads: bool,
+) -> "tuple[Callable[[dict[str, Any]], None], Callable[[dict[str, Any], Report, ToServer], Loaded]]":
     # These imports are not at the top so that the server learns about a missing library, and as they take long.
     from duly.worker.confine import confine_for
 
     if reads:
-        from duly.worker.read_apart import load_reader as load
-    else:
-        from duly.worker.load_model import load
+        from duly.worker.read_apart import load_reader
+
+        return confine_for, lambda body, report, server: load_reader(body, report)  # it compiles nothing
+    from duly.worker.load_model import load
 
     return confine_for, load
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from duly.accelerators import of_provider
 from duly.models.spec import ModelConfig
 from duly.worker.batch_axes import RowSession, Session
 from duly.worker.batch_dimension import batch_first
@@ -10,6 +11,7 @@ from duly.worker.ort_session import OrtSession
 from duly.worker.plan import Plan, fit
 from duly.worker.reshape import ReshapedSession, reshapes
 from duly.worker.rows import Rows
+from duly.worker.shape_profile import says_ranges
 from duly.worker.sizing import Needs, Room, needs_of
 
 
@@ -36,6 +38,14 @@ def open_graph(session: OrtSession, config: ModelConfig, name: str, toml: str, r
     """
     opened = plan_graph(session, config, toml)
     room.settle([opened.needs], toml)  # before frames of that size are made up
+    row = of_provider(session.by_shape)
+    if row is not None and not says_ranges(row, config):
+        for planned in opened.plan.inputs:
+            if not planned.reader.sized:
+                raise LoadError(
+                    f"{toml}: {planned.place}: {row.provider} compiles for shapes, and frames of "
+                    f"{list(planned.reader.row_shape)} would wait until it has; say the shape in model.toml"
+                )
     sizes = opened.plan.batch_sizes
     if sizes == (1,):
         return opened
@@ -86,7 +96,7 @@ def plan_graph(session: OrtSession, config: ModelConfig, toml: str) -> OpenGraph
         first = batch_first(graph, config, shaped.run)
     except LoadError as error:
         raise LoadError(f"{toml}: {error}") from error
-    only_warm_sizes = session.device is not None or not config.any_size
+    only_warm_sizes = session.device is not None or bool(session.by_shape) or not config.any_size
     plan = fit(first.graph, config, toml, only_warm_sizes, first.alone)
     rows = RowSession(shaped, first.axes) if first.axes else shaped
     return OpenGraph(session, rows, plan, needs_of(plan, first.graph), first.notes)

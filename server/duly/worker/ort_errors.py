@@ -1,7 +1,7 @@
 """Puts ONNX Runtime's errors into plain words: one sentence without source lines, signatures or paths.
 
-Reasons reach clients, so they must not hold a path of the server. The patterns fit ONNX Runtime 1.24 to 1.32. Text
-that fits none of them is only stripped of what must not be there.
+Reasons reach clients, so they must not hold a path of the server. The patterns fit ONNX Runtime 1.24 to 1.32. Text that
+fits none of them is only stripped of what must not be there.
 """
 
 import re
@@ -88,8 +88,16 @@ _LOAD_REASONS = (
         r"needs the locale \1 for upper and lower case, which this machine does not have; install it (the packages "
         r"locales and locale-gen of Debian), or export with StringNormalizer's locale C.UTF-8",
     ),
-    (r"bad_alloc|[Ff]ailed to allocate memory", "there is not enough memory to load it; see worker_memory_bytes_max"),
 )
+
+
+def full_reason(text: str, of_device: bool) -> str:
+    """Says that there is not enough memory to load a model. `of_device`: its lane is on a device with its own."""
+    if "Available memory of" in text:  # of an arena that has a limit
+        return "may not have the memory that loading it takes (device_memory_bytes_max, worker_device_memory_bytes_max)"
+    if of_device:
+        return "there is not enough memory to load it, on the device of its lane or in its worker"
+    return "there is not enough memory to load it; see worker_memory_bytes_max"
 
 
 def load_reason(text: str, file: Path, provider: str = "") -> str:

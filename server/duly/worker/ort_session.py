@@ -5,6 +5,7 @@ works with the CPU as its device, and in that form the copies, addresses and gra
 has not run on a GPU yet.
 """
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -14,19 +15,22 @@ from typing import Any
 
 import numpy as np
 
-from duly.accelerators import CPU, CUDA, TENSORRT, of_provider
+from duly.accelerators import CPU, CUDA, TENSORRT, device_of, of_provider
 from duly.models.spec import ModelConfig, Provider
 from duly.worker.batch_axes import Placed
+from duly.worker.calibration import Table
 from duly.worker.channel import SLOTS
-from duly.worker.device_errors import run_error
+from duly.worker.device_errors import is_full, run_error
 from duly.worker.dtypes import BFLOAT16, DTYPES, Array
-from duly.worker.errors import LoadError
+from duly.worker.engines import Engines, NoLink
+from duly.worker.errors import LoadError, LoadFull
 from duly.worker.graph import Graph, GraphTensor
 from duly.worker.libraries import shown
-from duly.worker.ort_errors import load_reason, run_reason
+from duly.worker.ort_errors import full_reason, load_reason, run_reason
 from duly.worker.ort_installed import check_installed
 from duly.worker.plugins import chosen, plugin_of
 from duly.worker.providers import Node, ProviderError, check_available, check_used, wanted
+from duly.worker.stream_priority import PriorityStream, priority_stream
 from duly.worker.version_files import GraphFile
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # on by default on Linux since 1.29, and only read at import
@@ -50,20 +54,39 @@ _DATATYPES |= {
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
 
+def onnxruntime_version() -> str:
+    return str(onnxruntime.__version__)
+
+
 class OrtSession:
     """One variant of a model on one lane. All calls come from one thread, because a CUDA session that is run from
     changing threads grows by gigabytes (microsoft/onnxruntime#29351).
     """
 
     def __init__(
-        self, file: GraphFile, name: str, config: ModelConfig, lane: str, model_folder: Path, threads: int
+        self,
+        file: GraphFile,
+        name: str,
+        config: ModelConfig,
+        lane: str,
+        model_folder: Path,
+        threads: int,
+        device_memory_bytes_max: int = 0,
+        stream_class: str = "",
+        engines: Engines | None = None,
+        table: Table | None = None,
     ) -> None:
         """Loads `file`, which errors call `name`. `threads`: intra-op threads; 0: ONNX Runtime chooses.
+        `device_memory_bytes_max`: what it may take of a GPU's memory; 0: what there is. `stream_class`: by which it has
+        a priority on a GPU of CUDA that it shares; empty: none. `engines`: what providers compile at load; None: nobody
+        keeps it. `table`: ranges for 8 bits.
 
         Raises:
-            LoadError: the file cannot be loaded, or a provider that is asked for does not run it.
+            LoadError: the file cannot be loaded, or a provider that is asked for does not run it. It is LoadFull where
+                there is not enough memory.
         """
-        asked = wanted(config, lane, config.threads or threads)
+        asked = wanted(config, lane, config.threads or threads, device_memory_bytes_max)
+        self._stream: PriorityStream | None = None
         toml = f"{name.partition('/')[0]}/model.toml" + (f" for {file.path.name}" if len(config.variants) > 1 else "")
         if config.cuda_graph and asked[0].name != CUDA:
             raise LoadError(f"{toml}: cuda_graph needs {CUDA} as the first provider, not {asked[0].name} on {lane}")
@@ -71,15 +94,30 @@ class OrtSession:
             plugins = _plugins(asked)
             built_in = onnxruntime.get_available_providers()
             check_available(asked, [*built_in, *plugins], f"onnxruntime {onnxruntime.__version__}")
-            options = _options(config, threads)
-            _hand_over(file, options)
-            self._session = _open(file.data, options, asked, model_folder, plugins, lane.partition(":")[2])
+            if stream_class and asked[0].name in (CUDA, TENSORRT):
+                onnxruntime.preload_dlls()
+                self._stream = priority_stream(int(device_of(lane)), stream_class)
+
+            def opened(asked: Sequence[Provider]) -> Any:
+                options = _options(config, threads)
+                _hand_over(file, options)
+                # Engines do not depend on the stream, so it comes in behind what they are known by.
+                given = asked if self._stream is None else self._stream.given_to(asked)
+                return _open(file.data, options, given, model_folder, plugins, device_of(lane))
+
+            engines = engines or Engines(NoLink(), lane, onnxruntime.__version__, threads)
+            self._session = engines.open(asked, file, table, config, opened)
             assigned = _assigned(self._session)
             self.providers = check_used(asked, self._session.get_providers(), assigned, _memories(self._session))
             self.operators = frozenset(node.op_type for nodes in assigned.values() for node in nodes)
         except ProviderError as error:
             raise LoadError(f"{toml if config.providers else name}: {_asker(config, lane)}: {error}") from error
+        except LoadError:
+            raise
         except Exception as error:
+            if is_full(str(error)):
+                of_device = asked[0].name != CPU
+                raise LoadFull(f"{name}: {full_reason(str(error), of_device)}") from error
             provider = "" if asked[0].name == CPU else f"{_asker(config, lane)}: {asked[0].name}: "
             raise LoadError(f"{name}: {load_reason(str(error), file.path, provider)}") from error
         self.graph = Graph(_tensors(self._session.get_inputs()), _tensors(self._session.get_outputs()))
@@ -90,6 +128,8 @@ class OrtSession:
         if row is not None and row.memory:
             self._device = Device(row.memory, int(asked[0].options.get(row.device_option, 0)), config.cuda_graph)
         rows = [of_provider(provider.name) for provider in asked]
+        self.by_shape = next((each.provider for each in rows if each is not None and each.by_shape), "")
+        """The provider that compiles for shapes, so that only sizes that were warmed may run; empty: none does."""
         self._binds_anew = self._device is None and not all(each is not None and each.reads_host for each in rows)
 
     @property
@@ -110,7 +150,9 @@ class OrtSession:
         """Binds a batch of `size` frames to host arrays that stay where they are. An output of None has any shape.
         `placed`: the inputs that will be on the device when the batch runs.
         """
-        return Binding(self._session, size, inputs, outputs, self._device, self._halves, self._binds_anew, placed)
+        bound = Binding(self._session, size, inputs, outputs, self._device, self._halves, self._binds_anew, placed)
+        bound.stream = self._stream
+        return bound
 
     def make_room(self, like: Array) -> int:
         """Returns the address of room on the device for as much as the array has, for as long as the session lives."""
@@ -127,6 +169,8 @@ class OrtSession:
             if self._halves:
                 return self._run_halves(inputs, outputs)
             values = self._session.run(list(outputs), dict(inputs), self._run_options)
+            if self._stream is not None:
+                self._stream.wait()
             return dict(zip(outputs, values, strict=True))
         except Exception as error:
             raise run_error(str(error), run_reason(str(error))) from error
@@ -161,6 +205,8 @@ class Binding:
         copies there.
         """
         self._session = session
+        self.stream: PriorityStream | None = None
+        """What it runs on, where that is none of ONNX Runtime's own."""
         self._binding = session.io_binding()
         # It gives memory of the device back through the session, and would end the process where that is gone already:
         # whatever order objects are freed in, the session itself is held by what it has to outlive.
@@ -218,6 +264,8 @@ class Binding:
                 # Otherwise the tensor of the last run would be the buffer of this one, and a new shape an error.
                 self._binding.bind_output(name)
             self._session.run_with_iobinding(self._binding, self._options)
+            if self.stream is not None:
+                self.stream.wait()
             for value, target in self._downloads:
                 np.copyto(target, value.numpy())
             if not self._of_any_shape:
@@ -414,3 +462,35 @@ def _tensors(arguments: Sequence[Any]) -> dict[str, GraphTensor]:
         argument.name: GraphTensor(argument.name, _DATATYPES.get(argument.type, argument.type), tuple(argument.shape))
         for argument in arguments
     }
+
+
+# ---- what there is, for who asks without a model ----
+
+
+def release() -> tuple[str, list[str], Path]:
+    """Returns the version of ONNX Runtime, the providers that it has built in, and the folder of their libraries."""
+    return onnxruntime.__version__, list(onnxruntime.get_available_providers()), Path(onnxruntime.capi.__path__[0])
+
+
+def find_libraries() -> None:
+    """Loads CUDA and cuDNN as pip installs them, which are on no search path; what is not there is left out."""
+    if CUDA in onnxruntime.get_available_providers():
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # it prints what it does not find
+            onnxruntime.preload_dlls()
+
+
+def openvino_devices() -> list[str]:
+    """Returns the devices that a built-in OpenVINO finds, by its own names."""
+    return [str(name) for name in onnxruntime.capi._pybind_state.get_available_openvino_device_ids()]
+
+
+def plugin_devices(provider: str, library: Path) -> list[str]:
+    """Returns the devices that a plugin finds, in words. Raises ProviderError where it finds none, or does not load."""
+    row = of_provider(provider)
+    found = _plugin_devices(provider, library, row.plugin if row is not None else library.name)
+    return [
+        dict(each.ep_metadata).get("ov_device")
+        or dict(each.device.metadata).get("Description")
+        or f"{each.device.vendor} {each.device.type.name}"
+        for each in found
+    ]

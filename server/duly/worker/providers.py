@@ -8,7 +8,7 @@ Runtime, because what a session says about itself comes in as plain data.
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from duly.accelerators import ACCELERATORS, CPU, CUDA, OPENVINO, Accelerator, of_lane, of_provider
+from duly.accelerators import ACCELERATORS, CPU, CUDA, OPENVINO, Accelerator, device_of, of_lane, of_provider
 from duly.models.spec import ModelConfig, Provider
 from duly.models.wording import first_few
 
@@ -41,31 +41,33 @@ class Node(NamedTuple):
     name: str
 
 
-def wanted(config: ModelConfig, lane: str, threads: int = 0) -> tuple[Provider, ...]:
+def wanted(config: ModelConfig, lane: str, threads: int = 0, memory_bytes_max: int = 0) -> tuple[Provider, ...]:
     """Returns the providers to ask for on this lane ("cpu:0", "openvino:NPU"), with its device, in order of preference.
+    `threads`: how many a batch may take on a processor; 0: the provider chooses. `memory_bytes_max`: what each may take
+    of the device's memory, where it can be told; 0: what there is.
 
-    `threads`: how many a batch may take on a processor; 0: the provider chooses. Options in model.toml win over those
-    that are set here.
+    Options in model.toml win over those that are set here.
     """
     own = of_lane(lane)
-    device = lane.partition(":")[2]
+    device = device_of(lane)
     asked = config.providers or (Provider(name=own.provider),)
+    set_here = [_options(provider.name, own, device, config, threads, memory_bytes_max) for provider in asked]
     return tuple(
-        provider.model_copy(
-            update={"options": {**_options(provider.name, own, device, config, threads), **provider.options}}
-        )
-        for provider in asked
+        provider.model_copy(update={"options": options | provider.options})
+        for provider, options in zip(asked, set_here, strict=True)
     )
 
 
 def _options(
-    name: str, own: Accelerator, device: str, config: ModelConfig, threads: int
+    name: str, own: Accelerator, device: str, config: ModelConfig, threads: int, memory_bytes_max: int
 ) -> dict[str, str | int | float | bool]:
     """Returns what a lane of the accelerator `own` sets for a provider: nothing where it is of another kind."""
     row = of_provider(name)
     if row is None or row.kind != own.kind:
         return {}
     options: dict[str, str | int | float | bool] = {row.device_option: device} if row.device_option else {}
+    if memory_bytes_max and row.memory_option:
+        options[row.memory_option] = memory_bytes_max
     if name == CUDA:
         # kNextPowerOfTwo, the default, doubles what it takes from a device that other models share.
         options |= {"arena_extend_strategy": "kSameAsRequested", "enable_cuda_graph": int(config.cuda_graph)}

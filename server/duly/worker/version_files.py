@@ -45,6 +45,8 @@ class GraphFile:
     data: bytes
     external: dict[str, memoryview]
     """The files of its initializers, by the location that the graph gives."""
+    names: tuple[str, ...] = ()
+    """Its own and all files that were read for it, as they were reported."""
 
 
 class VersionFiles:
@@ -68,6 +70,12 @@ class VersionFiles:
         """Reads a graph with its external data. Raises LoadError."""
         path = self._folder / file
         name = f"{self._key}/{file}"
+        names = [name]
+
+        def external_data(location: str) -> memoryview:
+            names.append(f"{self._key}/{(path.parent / location).relative_to(self._folder)}")
+            return self._read_external(path, location)
+
         try:
             with self._opened(path, name) as opened:
                 size_bytes = os.fstat(opened.fileno()).st_size
@@ -79,14 +87,14 @@ class VersionFiles:
                 if len(data) < size_bytes:
                     raise LoadError(f"became shorter while it was read; {WHOLE}")
             self._note(name, FileDigest(hashlib.sha256(data).hexdigest(), len(data)))
-            data, external = take_in(data, lambda location: self._read_external(path, location))
+            data, external = take_in(data, external_data)
         except LoadError as error:
             raise LoadError(f"{name}: {error}") from error
         except DecodeError as error:
             raise LoadError(f"{name}: {contents(path)}") from error
         finally:
             self._tell()
-        return GraphFile(path, data, external)
+        return GraphFile(path, data, external, tuple(names))
 
     def read_library(self, path: Path, name: str, sha256: str, size_bytes: int) -> None:
         """Notes what the library of a provider holds, which was read and is about to be loaded. Raises LoadError."""

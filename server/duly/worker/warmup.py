@@ -3,6 +3,7 @@
 Before the model serves, every batch size is run and measured. When its lane has been idle, a single frame is run.
 """
 
+from collections.abc import Callable
 from math import prod
 from time import monotonic_ns, thread_time_ns
 
@@ -11,7 +12,7 @@ import numpy as np
 from duly.models.spec import TEXT_ELEMENTS_MAX, TensorSpec
 from duly.worker.channel import ENCODINGS, FRAME_FAILED, OK, SLOTS, Done, Region, Run, TensorRef
 from duly.worker.dtypes import DTYPES, Array, is_floating, of_type
-from duly.worker.errors import LoadError, RunError
+from duly.worker.errors import DeviceFull, LoadError, LoadFull, RunError
 from duly.worker.model import Model
 from duly.worker.opencv import cv2
 from duly.worker.picture_size import MAGIC
@@ -104,18 +105,25 @@ class Samples:
 
 
 def profile(
-    model: Model, samples: Samples, sizes: tuple[int, ...], runs: int, own_time: bool = False
+    model: Model,
+    samples: Samples,
+    sizes: tuple[int, ...],
+    runs: int,
+    own_time: bool = False,
+    begins: Callable[[int, int, int], None] = lambda size, nth, sizes: None,
 ) -> dict[int, list[int]]:
     """Measures up to `runs` runs of every batch size. Returns their times in nanoseconds, by size.
 
     `own_time`: whether only the time counts in which this thread ran. A load in the background is interrupted by
-    everything else, as a batch that serves is not. It is for models that run on one thread.
+    everything else, as a batch that serves is not. It is for models that run on one thread. `begins(size, nth, sizes)`
+    is told of each size before it runs.
 
     Raises:
         LoadError: a batch cannot be run; the message says which size it has and why.
     """
     times: dict[int, list[int]] = {}
-    for size in sizes:
+    for nth, size in enumerate(sizes, start=1):
+        begins(size, nth, len(sizes))
         frames, *_ = [samples.put(slot, size) for slot in range(SLOTS)]
         for slot in range(UNTIMED_RUNS):
             _run(model, Run(0, slot % SLOTS, frames))
@@ -134,6 +142,8 @@ def _run(model: Model, run: Run) -> int:
         done = model.run(run)
     except RunError as error:
         size = len(run.frames)
+        if isinstance(error, DeviceFull):
+            raise LoadFull(f"warm-up with a batch of {size}: {error}") from error
         advice = "" if size == 1 else "; if the graph takes no such batch, set batch_sizes"
         raise LoadError(f"warm-up with a batch of {size}: {error}{advice}") from error
     for index, (status, _) in enumerate(done.frames):

@@ -46,7 +46,9 @@ class NewVariant:
     file: str
     """Its path in `folder`; external data lies beside it."""
     accuracy: float
-    """Its agreement with the original."""
+    """Its agreement with the original; 0: nobody knows."""
+    table: Path | None = None
+    """A table of ranges in which its graph runs with 8 bits; None: the graph runs as it is."""
 
 
 def clear(model_folder: Path) -> None:
@@ -95,9 +97,18 @@ def write_version(
     try:
         partial.mkdir()
         tables = []
+        files: dict[Path, str] = {}
         for variant in variants:
-            file = _copy_graph(variant, partial)
-            tables.append({"name": variant.name, "file": file, "accuracy": round(variant.accuracy, 6)})
+            source = variant.folder / variant.file
+            if source not in files:
+                files[source] = _copy_graph(variant, partial)
+            table: dict[str, object] = {"name": variant.name, "file": files[source]}
+            if variant.accuracy:
+                table["accuracy"] = round(variant.accuracy, 6)
+            if variant.table is not None:
+                table["int8_calibration"] = f"{variant.name}.calibration"
+                shutil.copyfile(variant.table, partial / f"{variant.name}.calibration")
+            tables.append(table)
         own = own_settings(version.config, version.own) | dict(settings) | {"variant": tables}
         config = with_settings(version.config, own)
         (partial / CONFIG_FILE).write_text(toml_text(config, own.keys()))
@@ -131,6 +142,9 @@ def write_version(
 
 
 def _check(version: ModelVersion, threads: int) -> None:
+    plain = tuple(variant for variant in version.config.variants if not variant.int8_calibration)
+    if len(plain) < len(version.config.variants):  # what takes tables may not be on this machine
+        version = replace(version, config=version.config.model_copy(update={"variants": plain, "providers": ()}))
     checked = asyncio.run(check_version(version, ("cpu:0",), threads, SizeLimits(), LOAD_SECONDS_MAX))
     if checked.problem is not None:
         raise Unfit(f"{version.key} is not written, as it cannot be served: {checked.problem}")

@@ -1268,6 +1268,10 @@ pub struct ModelVersion {
     /// Its trial, if it is on or was the last one of this version.
     #[prost(message, optional, tag = "10")]
     pub trial: ::core::option::Option<Trial>,
+    /// What its workers do while it is loaded, for people, such as which engine is compiled and for how long so far; empty:
+    /// nothing that takes long.
+    #[prost(string, tag = "11")]
+    pub progress: ::prost::alloc::string::String,
 }
 /// The trial of one version on live frames, by the rules in `\[trial\]` of model.toml.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -91,6 +91,10 @@ class SleepingLane:
         return self._worker.run(action, payloads, last) and self._sleep(action, len(action.frames))
 
     @property
+    def copied_ahead(self) -> int:
+        return self._worker.copied_ahead
+
+    @property
     def stages(self) -> bool:
         return self._worker.stages
 

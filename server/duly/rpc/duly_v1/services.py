@@ -151,6 +151,7 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
             version=served.version.version,
             state=int(served.state),  # type: ignore[arg-type]  # equal numbers
             error=served.trouble,
+            progress=served.progress,
             default_budget_nano=int(config.default_budget_ms * 1e6),
             default_class=int(StreamClass[config.default_class]),  # type: ignore[arg-type]
         )

@@ -6,12 +6,14 @@ Both are made of what the server does with the model, whatever its settings were
 from collections.abc import Sequence
 from typing import Final
 
+from duly.accelerators import device_of
 from duly.core.types import StreamClass
 from duly.models.spec import STATES_MAX, Signature, TensorSpec
 from duly.rpc.kserve.front_end import PRIORITY_LEVELS, SEQUENCE_IDLE_NS_MAX
 from duly.rpc.kserve.messages import ModelConfig, ModelInstanceGroup, ModelMetadataResponse, ModelQueuePolicy
 from duly.rpc.kserve.tensors import datatype_of
 from duly.runtime.catalogue import LoadedVersion
+from duly.runtime.device_memory import on_host
 
 PLATFORM: Final = "onnxruntime_onnx"
 BACKEND: Final = "onnxruntime"
@@ -91,12 +93,12 @@ def _describe_sequences(described: ModelConfig, loaded: LoadedVersion, signature
 def _instances(model: str, lanes: Sequence[str]) -> list[ModelInstanceGroup]:
     """Describes the lanes: those on the CPU are instances of one group, each GPU has its own."""
     groups: list[ModelInstanceGroup] = []
-    cpus = [lane for lane in lanes if lane.startswith("cpu")]
+    cpus = [lane for lane in lanes if on_host(lane)]
     if cpus:
         groups.append(ModelInstanceGroup(kind=ModelInstanceGroup.KIND_CPU, count=len(cpus)))
     for lane in lanes:
         if lane not in cpus:
-            number = lane.rpartition(":")[2]
+            number = device_of(lane)
             group = ModelInstanceGroup(kind=ModelInstanceGroup.KIND_GPU, count=1)
             group.gpus.append(int(number) if number.isdigit() else 0)
             groups.append(group)

@@ -203,7 +203,7 @@ def _by_name_and_version(entry: tuple[str, str, str, str]) -> tuple[str, int]:
 def _state(loaded: LoadedVersion) -> tuple[str, str]:
     """Returns (state, reason) of a version as an index has them."""
     if loaded.state is VersionState.LOADING:
-        return "LOADING", ""
+        return "LOADING", loaded.progress
     if loaded.serves:
         return "READY", ""
     return "UNAVAILABLE", loaded.failure or "its worker is being replaced"

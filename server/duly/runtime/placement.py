@@ -1,0 +1,203 @@
+"""Places models in the memory of lanes' devices before they are loaded, and refuses what does not fit, with the sum.
+
+Theory. A worker's memory is known once it is warm, when all batch sizes have run. Until then it is expected to take
+
+    what a worker of the same version took there before, when it was warm; else
+    what the newest measured version of its model took, with its own weights in the place of that one's; else
+    what its files of weights have, which is the least that it can take.
+
+So a first load is refused only where it can't fit, and later ones by what was measured. What was measured is remembered
+as long as the server runs. It is of the kind of lane, as drivers and runtimes take memory of their own.
+
+Together with it count all workers on the same device, whatever their lanes, versions on trial and those that are being
+loaded among them, and what others have of it: what is in use and is none of these workers'. While a worker is being
+loaded nobody can tell what it has by then, unless the system tells memory by processes; what others have is then at
+most what they had before. So it is for a worker that replaces another, of which something may still be left: it is
+never refused because of its own dead predecessor. A worker that was measured and has grown since counts as it is now.
+
+Nothing is refused where the memory of a device is not known. Nobody is unloaded to make room.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from duly.models.wording import first_few
+from duly.runtime.device_memory import HOST, DeviceMemory, process_bytes
+
+KNOWN_MAX = 1024
+"""So many measurements are remembered; of one more the oldest is forgotten."""
+NAMED_MAX = 8
+"""A refusal names so many versions and counts the rest."""
+
+
+class NoPlace(Exception):
+    """A version does not fit into the memory of a lane's device. The text has the sum."""
+
+
+@dataclass(slots=True, eq=False)
+class Claim:
+    """What one worker has, or is expected to have, of a device."""
+
+    key: str
+    """NAME/VERSION of what it serves."""
+    lane: str
+    device: str
+    size_bytes: int
+    """What is expected of it, and what was measured once it is warm."""
+    weights_bytes: int
+    room_bytes: int
+    """What was left on the device for it when it was placed, in bytes; it may take no more."""
+    before_bytes: int
+    """What was in use on the device when it was placed."""
+    alone: bool
+    """Whether no other worker has been loaded there since it was placed."""
+    pid: int = 0
+    warm: bool = False
+
+
+class Placement:
+    def __init__(self, memory: Callable[[str], Awaitable[DeviceMemory | None]], lane_memory_bytes_max: int = 0) -> None:
+        """`memory(lane)` tells the memory of the device that a lane is on. `lane_memory_bytes_max`: what all workers on
+        one device may have together; 0: what the device has.
+        """
+        self._memory = memory
+        self._bytes_max = lane_memory_bytes_max
+        self._claims: list[Claim] = []
+        self._others: dict[str, int] = {}
+        """What others had of each device when that could last be told."""
+        self._known: dict[tuple[str, str], tuple[int, int]] = {}
+        """What was measured of a version on a kind of lanes, and its weights; the newest last."""
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """What all workers have, or are expected to have."""
+        return tuple(self._claims)
+
+    async def claim(self, key: str, lane: str, weights_bytes: int, *, replaces: bool = False) -> Claim | None:
+        """Places a worker of the version before it is started. `weights_bytes`: what its files of weights have.
+        `replaces`: another one that is gone. Returns what it claims, to be told when it is warm and when it is gone;
+        None: the memory of that lane is not known. Raises NoPlace.
+        """
+        memory = await self._memory(lane)
+        if memory is None:
+            return None
+        measured = (key, _kind(lane)) in self._known
+        size_bytes = self._expected(key, lane, weights_bytes)
+        there = [claim for claim in self._claims if claim.device == memory.device]
+        others_bytes = self._others_have(memory, there, replaces)
+        held = {claim: self._held(memory, claim) for claim in there}
+        room_bytes = memory.total_bytes - others_bytes - sum(held.values())
+        if self._bytes_max:
+            room_bytes = min(room_bytes, self._bytes_max - sum(held.values()))
+        if size_bytes > room_bytes:
+            raise NoPlace(self._refusal(memory, others_bytes, held, key, size_bytes, measured))
+        for claim in there:
+            claim.alone = False
+        alone = all(claim.warm for claim in there)
+        claim = Claim(key, lane, memory.device, size_bytes, weights_bytes, room_bytes, memory.used_bytes, alone)
+        self._claims.append(claim)
+        return claim
+
+    async def warm(self, claim: Claim) -> None:
+        """The worker, whose process is `claim.pid`, is warm: what it takes now is measured and counts from now on."""
+        memory = await self._memory(claim.lane)
+        if memory is None or claim not in self._claims:
+            claim.warm = True
+            return
+        size_bytes = _of_process(memory, claim.pid)
+        if not size_bytes and claim.alone:
+            size_bytes = memory.used_bytes - claim.before_bytes
+        if size_bytes > 0:
+            claim.size_bytes = size_bytes
+            place = claim.key, _kind(claim.lane)
+            self._known.pop(place, None)
+            self._known[place] = size_bytes, claim.weights_bytes
+            if len(self._known) > KNOWN_MAX:
+                del self._known[next(iter(self._known))]
+        claim.warm = True
+
+    def gone(self, claim: Claim) -> None:
+        """The process of the worker is gone, or was never started."""
+        if claim in self._claims:
+            self._claims.remove(claim)
+
+    async def says(self, lane: str) -> str:
+        """Returns who has the memory of a lane's device now, as a sentence; empty: it is not known."""
+        memory = await self._memory(lane)
+        if memory is None:
+            return ""
+        held = {
+            claim: self._held(memory, claim) for claim in self._claims if claim.device == memory.device and claim.warm
+        }
+        free = memory.total_bytes - memory.used_bytes
+        loaded = f"; loaded there: {_listed(held)}" if held else "; nothing else of this server is loaded there"
+        return f"{memory.name} has {in_gb(memory.total_bytes)}, of which {in_gb(free)} are free{loaded}"
+
+    def _expected(self, key: str, lane: str, weights_bytes: int) -> int:
+        kind = _kind(lane)
+        if (key, kind) in self._known:
+            return max(self._known[key, kind][0], weights_bytes)
+        name = key.partition("/")[0]
+        for (other, its_kind), (size_bytes, its_weights_bytes) in reversed(self._known.items()):
+            if its_kind == kind and other.partition("/")[0] == name:
+                return max(size_bytes - its_weights_bytes, 0) + weights_bytes
+        return weights_bytes
+
+    def _held(self, memory: DeviceMemory, claim: Claim) -> int:
+        return max(claim.size_bytes, _of_process(memory, claim.pid))
+
+    def _others_have(self, memory: DeviceMemory, there: list[Claim], replaces: bool) -> int:
+        """What is in use on the device by others than these workers."""
+        ours, vague = 0, replaces
+        for claim in there:
+            its_bytes = _of_process(memory, claim.pid)
+            vague |= not its_bytes and not claim.warm
+            ours += its_bytes or (claim.size_bytes if claim.warm else 0)
+        now = max(0, memory.used_bytes - ours)
+        before = self._others.get(memory.device, now)
+        if vague:
+            return min(now, before)
+        self._others[memory.device] = now
+        return now
+
+    def _refusal(
+        self, memory: DeviceMemory, others: int, held: dict[Claim, int], key: str, size: int, measured: bool
+    ) -> str:
+        sum_bytes = sum(held.values()) + size
+        known = "as measured" if measured else "at least"
+        parts = f"{_listed(held)} + {key} (this, {known}) {in_gb(size)}" if held else f"{key} takes {in_gb(size)}"
+        total = f" = {in_gb(sum_bytes)}" if held else f" ({known})"
+        if self._bytes_max and sum_bytes > self._bytes_max:
+            return (
+                f"models on {memory.name} may have {in_gb(self._bytes_max)} (lane_memory_bytes_max): {parts}{total}; "
+                "unload a version, or allow more"
+            )
+        return (
+            f"{memory.name} has {in_gb(memory.total_bytes)}, {in_gb(others)} in use by others: {parts}{total}; "
+            "unload a version, take smaller batch_sizes, or use fewer lanes of that device"
+        )
+
+
+def _of_process(memory: DeviceMemory, pid: int) -> int:
+    """What a process has of the device; 0: that cannot be told."""
+    if not pid:
+        return 0
+    return process_bytes(pid) if memory.device == HOST else memory.of_processes.get(pid, 0)
+
+
+def _kind(lane: str) -> str:
+    return lane.partition(":")[0]
+
+
+def _listed(held: dict[Claim, int]) -> str:
+    """Who has how much, the most first. Workers of one version on several lanes are one."""
+    of_version: dict[str, int] = {}
+    for claim, size_bytes in held.items():
+        of_version[claim.key] = of_version.get(claim.key, 0) + size_bytes
+    ranked = sorted(of_version.items(), key=lambda each: (-each[1], each[0]))
+    return first_few([f"{key} {in_gb(size_bytes)}" for key, size_bytes in ranked], NAMED_MAX, " + ", " + ")
+
+
+def in_gb(size_bytes: int) -> str:
+    """Says a size for people, in GB of 10^9 bytes, or in MB where it is small."""
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 100_000_000 else f"{size_bytes / 1e6:.1f} MB"

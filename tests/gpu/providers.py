@@ -1,0 +1,27 @@
+"""Whether what a stage is to run on is there."""
+
+import ctypes
+
+import onnxruntime
+
+from duly.accelerators import TENSORRT
+from tests.gpu.stages import Asked, LeftOut
+
+LIBRARIES = ("libnvinfer.so.10", "libnvonnxparser.so.10")
+"""What ONNX Runtime's provider calls of TensorRT."""
+
+
+def check_provider(asked: Asked) -> None:
+    """Raises LeftOut where a stage of TensorRT has none."""
+    if asked.provider != TENSORRT:
+        return
+    if asked.rehearsal:
+        raise LeftOut("a rehearsal has no TensorRT")
+    onnxruntime.preload_dlls()
+    for library in LIBRARIES:
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            raise LeftOut(
+                f"TensorRT is not installed: {library}, of tensorrt-cu13-libs below 11, cannot be loaded"
+            ) from None

@@ -1,0 +1,221 @@
+"""What a worker gets that asks for an engine: one that is there, the right to make it, or nothing."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from duly.accelerators import TENSORRT
+from duly.models.digests import FileDigest
+from duly.models.spec import ModelConfig, Provider
+from duly.runtime.engine_store import EngineStore, NotTrusted
+from duly.runtime.engines import ENGINES_MAX, BadQuestion, EngineCounts, Engines, WorkerEngines
+
+CONTENTS = {"m/1/model.onnx": FileDigest("aa", 9), "m/1/w.bin": FileDigest("bb", 9)}
+ASKED: dict[str, Any] = {"files": ["m/1/model.onnx", "m/1/w.bin"], "parts": {"device": {"name": "NVIDIA L4"}}}
+
+
+class Bench:
+    def __init__(self, folder: Path) -> None:
+        self.counts = EngineCounts()
+        self.store = EngineStore(folder, 1 << 20)
+
+    def worker(self, model: str = "m/1") -> WorkerEngines:
+        return WorkerEngines(self.store, model, "cuda:0", self.counts)
+
+    async def made(self, worker: WorkerEngines, question: dict[str, Any] = ASKED) -> Path:
+        """Has the worker make what it asks for."""
+        answer = await worker.answer(question, CONTENTS)
+        assert not answer["there"]
+        folder = Path(answer["folder"])
+        (folder / "trt_1.engine").write_bytes(b"engine")
+        return folder
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path / "engines")
+    yield bench
+    bench.store.close()
+
+
+async def test_an_engine_is_made_once_and_then_given(bench: Bench) -> None:
+    first = bench.worker()
+    folder = await bench.made(first)
+    assert folder.parent == first.folder
+    await first.keep()
+    assert not list(folder.iterdir())
+    second = bench.worker("other/7")
+    other = {name.replace("m/1", "other/7"): digest for name, digest in CONTENTS.items()}
+    answer = await second.answer(ASKED | {"files": list(other)}, other)
+    assert answer["there"]
+    assert (Path(answer["folder"]) / "trt_1.engine").read_bytes() == b"engine"
+    await second.keep()
+    assert not list(second.folder.rglob("*.engine"))
+    assert bench.counts.by_model() == {("m", "made"): 1, ("other", "reused"): 1}
+
+
+async def test_how_long_it_took_is_known_though_all_else_is_new(bench: Bench) -> None:
+    first = bench.worker()
+    await bench.made(first)
+    await first.keep()
+    answer = await bench.worker().answer(ASKED | {"parts": {"device": {"name": "NVIDIA L40S"}}}, CONTENTS)
+    assert not answer["there"]
+    assert answer["seconds"] > 0
+
+
+async def test_nothing_of_a_worker_that_was_not_ready_is_kept(bench: Bench) -> None:
+    first = bench.worker()
+    await bench.made(first)
+    await first.end()
+    assert not first.folder.exists()
+    await bench.made(bench.worker())
+
+
+async def test_another_waits_until_it_is_made(bench: Bench) -> None:
+    first, second = bench.worker(), bench.worker()
+    await bench.made(first)
+    waiting = asyncio.create_task(second.answer(ASKED, CONTENTS))
+    while not second.waits:
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    await first.keep()
+    assert (await waiting)["there"]
+    assert not second.waits
+
+
+async def test_another_makes_it_where_the_first_one_dies(bench: Bench) -> None:
+    first, second = bench.worker(), bench.worker()
+    await bench.made(first)
+    waiting = asyncio.create_task(second.answer(ASKED, CONTENTS))
+    while not second.waits:
+        await asyncio.sleep(0)
+    await first.end()
+    answer = await waiting
+    assert (answer["there"], bool(answer["folder"])) == (False, True)
+
+
+async def test_nobody_waits_for_ever(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("duly.runtime.engines.WAIT_SECONDS_MAX", 0.0)
+    first, second = bench.worker(), bench.worker()
+    await bench.made(first)
+    await bench.made(second)
+    await first.keep()
+    await second.keep()
+    assert (await bench.worker().answer(ASKED, CONTENTS))["there"]
+
+
+async def test_a_worker_that_ends_while_it_waits_leaves_no_lock(bench: Bench) -> None:
+    first, second = bench.worker(), bench.worker()
+    await bench.made(first)
+    waiting = asyncio.create_task(second.answer(ASKED, CONTENTS))
+    while not second.waits:
+        await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await second.end()
+    await first.end()
+    await bench.made(bench.worker())
+
+
+async def test_an_engine_that_does_not_work_is_thrown_away(bench: Bench) -> None:
+    first = bench.worker()
+    await bench.made(first)
+    await first.keep()
+    second = bench.worker()
+    assert (await second.answer(ASKED, CONTENTS))["there"]
+    await bench.made(second, ASKED | {"damaged": True})
+    await second.keep()
+    assert (await bench.worker().answer(ASKED, CONTENTS))["there"]
+
+
+async def test_what_a_worker_dies_of_is_thrown_away(bench: Bench) -> None:
+    first = bench.worker()
+    await bench.made(first)
+    await first.keep()
+    second = bench.worker()
+    await second.answer(ASKED, CONTENTS)
+    await second.end()
+    await second.distrust()
+    await bench.made(bench.worker())
+
+
+async def test_on_a_full_disk_nothing_is_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("duly.runtime.engine_store.FREE_BYTES_MIN", 1 << 80)
+    answer = await bench.worker().answer(ASKED, CONTENTS)
+    assert answer == {"folder": "", "there": False, "seconds": 0.0}
+    monkeypatch.undo()
+    await bench.made(bench.worker())  # its lock was given back
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        {},
+        {"files": [], "parts": {}},
+        {"files": "m/1/model.onnx", "parts": {}},
+        {"files": ["m/1/model.onnx"], "parts": []},
+        {"files": ["/etc/passwd"], "parts": {}},
+        {"files": ["m/1/model.onnx"], "parts": {"x": "y" * 200_000}},
+    ],
+)
+async def test_questions_that_make_no_sense_are_refused(bench: Bench, question: dict[str, Any]) -> None:
+    with pytest.raises(BadQuestion):
+        await bench.worker().answer(question, CONTENTS)
+
+
+async def test_a_worker_may_not_ask_without_end(bench: Bench) -> None:
+    worker = bench.worker()
+    for number in range(ENGINES_MAX):
+        await worker.answer(ASKED | {"parts": {"number": number}}, CONTENTS)
+    with pytest.raises(BadQuestion):
+        await worker.answer(ASKED, CONTENTS)
+
+
+async def test_a_worker_that_writes_far_too_much_is_given_up(tmp_path: Path) -> None:
+    engines = Engines(lambda: EngineStore(tmp_path / "engines", 1000), EngineCounts())
+    worker = engines.begin("m/1", "openvino:CPU", ModelConfig())
+    assert worker is not None
+    told: list[str] = []
+    worker.on_too_large = told.append
+    answer = await worker.answer(ASKED, CONTENTS)
+    junk = Path(answer["folder"]) / "junk"
+    junk.write_bytes(b"x" * 2000)
+    await engines.look()
+    assert not told
+    junk.write_bytes(b"x" * 2001)
+    await engines.look()
+    assert told == ["it wrote far more than an engine (see engine_cache_bytes_max)"]
+    await worker.end()
+    await engines.look()
+    assert len(told) == 1
+    engines.close()
+
+
+async def test_a_folder_is_opened_only_where_something_is_compiled(tmp_path: Path) -> None:
+    folder = tmp_path / "engines"
+    engines = Engines(lambda: EngineStore(folder, 1 << 20), EngineCounts())
+    assert engines.begin("m/1", "cpu:0", ModelConfig()) is None
+    assert engines.begin("m/1", "cuda:0", ModelConfig()) is None
+    assert not folder.exists()
+    worker = engines.begin("m/1", "cuda:0", ModelConfig(providers=(Provider(name=TENSORRT),)))
+    assert worker is not None
+    worker.abandon()
+    assert not worker.folder.exists()
+    assert engines.begin("m/1", "openvino:CPU", ModelConfig()) is not None
+    engines.close()
+
+
+async def test_a_folder_that_cannot_be_used_is_asked_for_once() -> None:
+    asked = []
+
+    def refuse() -> EngineStore:
+        asked.append(1)
+        raise NotTrusted("others may write to it")
+
+    engines = Engines(refuse, EngineCounts())
+    assert [engines.begin("m/1", "openvino:CPU", ModelConfig()) for _ in range(3)] == [None] * 3
+    assert len(asked) == 1
