@@ -206,8 +206,7 @@ ACCELERATORS := openvino webgpu plugins
 openvino_INSTALLS := '.[openvino,test]'
 webgpu_INSTALLS := '.[webgpu,test]'
 plugins_INSTALLS := '.[cpu,test]' onnxruntime-ep-openvino onnxruntime-ep-webgpu
-SERVED := $(patsubst %,tests/e2e/test_%.py,streaming bad_input broken_worker lifecycle worker_faults)
-openvino_TESTS := --lane openvino:CPU tests/accelerators tests/worker $(SERVED) tests/e2e/test_variants.py
+openvino_TESTS := --lane openvino:CPU tests/accelerators tests/worker $(patsubst %,tests/e2e/test_%.py,streaming bad_input broken_worker)
 webgpu_TESTS := --lane webgpu:0 tests/accelerators tests/e2e/test_streaming.py $(patsubst %,tests/worker/test_%.py, \
   batches batch_dimension checks first_states guards ort_session pictures process providers reshape variants version_files)
 plugins_TESTS := tests/accelerators/test_plugins.py

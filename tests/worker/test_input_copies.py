@@ -20,6 +20,8 @@ from tests import graphs
 from tests.worker.client import Outcome, Worker, version_of
 from tests.worker.made_up_gpu import library
 
+pytestmark = pytest.mark.holds_on("cpu", why="the CPU stands for the device here")
+
 ROW_BYTES = 16
 EARLY = pytest.mark.parametrize("early", [False, True], ids=["copied late", "copied early"])
 """CUDA may copy at any moment until it is waited for."""
