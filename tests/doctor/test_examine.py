@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from duly import doctor
 from duly.cli_doctor import doctor as command
+from duly.doctor import examine as looks
 from duly.doctor.examine import examine, worst
 from duly.doctor.finding import Finding, Level, ProviderFinding
 from duly.realtime import rights
@@ -34,11 +34,11 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_output", lambda command: "CPUExecutionProvider" if "-c" in command else None)
+    monkeypatch.setattr(looks, "_output", lambda command: "CPUExecutionProvider" if "-c" in command else None)
     row = ProviderFinding(
         "provider", Level.OK, "it runs", "", "CPUExecutionProvider", "onnxruntime", "2", "cpu:0", True
     )
-    monkeypatch.setattr(doctor, "examine_providers", lambda lanes, trust: [row])
+    monkeypatch.setattr(looks, "examine_providers", lambda lanes, trust: [row])
 
 
 def levels(findings: list[Finding], subject: str) -> list[Level]:
@@ -107,7 +107,7 @@ def test_keys_of_tokens_are_read_as_the_server_does(root: Path, tmp_path: Path) 
 
 def test_onnxruntime_writes_nothing_into_the_home_folder_when_it_is_asked(tmp_path: Path) -> None:
     told = subprocess.run(
-        [sys.executable, "-P", "-c", doctor._ASK_PROVIDERS],
+        [sys.executable, "-P", "-c", looks._ASK_PROVIDERS],
         env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "CPUExecutionProvider" in told.stdout
@@ -127,7 +127,7 @@ def test_a_broken_model_and_broken_keys(root: Path, tmp_path: Path) -> None:
 
 
 def test_a_kernel_that_cannot_confine(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.landlock, "abi", lambda: 0)
+    monkeypatch.setattr(looks.landlock, "abi", lambda: 0)
     assert levels(examine({}, None, {}), "isolation") == [Level.WARNING]
     required = examine({"models": str(root), "sandbox": "require"}, None, {})
     assert levels(required, "isolation") == [Level.PROBLEM]
@@ -136,9 +136,9 @@ def test_a_kernel_that_cannot_confine(root: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_few_descriptors_one_cpu_and_what_cannot_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.resource, "getrlimit", lambda which: (64, 64))
-    monkeypatch.setattr(doctor, "usable_cpus", lambda: 1)
-    monkeypatch.setattr(doctor, "_FACTS", Path("/nowhere"))
+    monkeypatch.setattr(looks.resource, "getrlimit", lambda which: (64, 64))
+    monkeypatch.setattr(looks, "usable_cpus", lambda: 1)
+    monkeypatch.setattr(looks, "_FACTS", Path("/nowhere"))
     findings = examine({}, None, {})
     assert levels(findings, "descriptors") == levels(findings, "CPUs") == levels(findings, "hard links")
     assert levels(findings, "hard links") == [Level.WARNING]
@@ -146,9 +146,9 @@ def test_few_descriptors_one_cpu_and_what_cannot_be_looked_at(monkeypatch: pytes
 
 def test_no_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> None:
-        raise doctor.BackendError("there is none")
+        raise looks.BackendError("there is none")
 
-    monkeypatch.setattr(doctor, "check_installed", missing)
+    monkeypatch.setattr(looks, "check_installed", missing)
     assert levels(examine({}, None, {}), "onnxruntime") == [Level.PROBLEM]
 
 
