@@ -2,7 +2,7 @@
 
 import pytest
 
-from duly.accelerators import ACCELERATORS, CUDA, OPENVINO, is_lane, of_lane
+from duly.accelerators import ACCELERATORS, CUDA, OPENVINO, TENSORRT, compiles, is_lane, of_lane
 from duly.models.spec import ModelConfig, Provider
 from duly.worker.plugins import chosen
 from duly.worker.providers import ProviderError, check_available, wanted
@@ -32,6 +32,13 @@ def test_each_lane_asks_for_its_device() -> None:
         "webgpu:0": ("WebGpu", {}),
         "migraphx:1": ("MIGraphX", {"device_id": "1"}),
     }
+
+
+def test_where_something_is_compiled() -> None:
+    assert compiles("openvino:CPU", [])
+    assert compiles("cuda:0", [TENSORRT, CUDA])
+    assert not compiles("cuda:0", [])
+    assert not compiles("cpu:0", ["CPUExecutionProvider", "SomeExecutionProvider"])
 
 
 def test_a_provider_of_another_kind_gets_nothing_of_the_lane() -> None:

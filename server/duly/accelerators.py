@@ -5,6 +5,7 @@ missing, and docs/accelerators.md is made from it. It loads nothing and looks at
 """
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 CPU = "CPUExecutionProvider"
@@ -141,6 +142,14 @@ def of_lane(lane: str) -> Accelerator:
     """Returns what runs a lane where the model asks for nothing else. `lane`: a name that `is_lane`."""
     kind = lane.partition(":")[0]
     return next(each for each in ACCELERATORS if each.kind == kind)
+
+
+def compiles(lane: str, providers: Sequence[str]) -> bool:
+    """Whether anything is compiled when a model is loaded on the lane. `providers`: those that the model asks for;
+    none: the lane's own.
+    """
+    rows = [of_provider(name) for name in providers] or [of_lane(lane)]
+    return any(row is not None and bool(row.cache_options) for row in rows)
 
 
 def is_lane(name: str) -> bool:
