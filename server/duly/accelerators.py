@@ -5,7 +5,7 @@ missing, and docs/accelerators.md is made from it. It loads nothing and looks at
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 CPU = "CPUExecutionProvider"
@@ -164,6 +164,14 @@ def share_device(lane: str, lanes: Iterable[str]) -> bool:
     """Whether another of the lanes is on the same device."""
     own = lane.partition("/")[0]
     return any(other != lane and other.partition("/")[0] == own for other in lanes)
+
+
+def compiles(lane: str, providers: Sequence[str]) -> bool:
+    """Whether anything is compiled when a model is loaded on the lane. `providers`: those that the model asks for;
+    none: the lane's own.
+    """
+    rows = [of_provider(name) for name in providers] or [of_lane(lane)]
+    return any(row is not None and bool(row.cache_options) for row in rows)
 
 
 def is_lane(name: str) -> bool:

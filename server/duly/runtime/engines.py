@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from duly.accelerators import of_lane, of_provider
+from duly.accelerators import compiles
 from duly.models.digests import FileDigest
 from duly.models.spec import ModelConfig
 from duly.runtime.engine_store import NOTHING, EngineStore, KeyLock, NotTrusted, empty, key_of
@@ -261,8 +261,7 @@ class Engines:
 
     def begin(self, model: str, lane: str, config: ModelConfig) -> WorkerEngines | None:
         """Makes a folder for a worker; None: nothing that it runs on compiles anything, or it cannot have one."""
-        rows = [of_provider(provider.name) for provider in config.providers] or [of_lane(lane)]
-        if self._refused or not any(row is not None and row.cache_options for row in rows):
+        if self._refused or not compiles(lane, [provider.name for provider in config.providers]):
             return None
         try:
             engines = WorkerEngines(self.open(), model, lane, self._counts)
