@@ -80,14 +80,12 @@ class Accelerator(NamedTuple):
     """Whether clocks fall where nothing runs, so that the first batches after that would be late."""
     seen_by: str = ""
     """How to see with the system's own means whether a device is there: a command or a file."""
-    ran: str = ""
-    """Where duly has run on it: for people to judge what to expect. Empty: nowhere yet."""
 
 
 # The order is that of the page.
 ACCELERATORS: tuple[Accelerator, ...] = (
     Accelerator(
-        CPU, "cpu", "any processor", wheel="onnxruntime", extra="cpu", reads_host=True, ran="in CI, all tests"
+        CPU, "cpu", "any processor", wheel="onnxruntime", extra="cpu", reads_host=True
     ),
     Accelerator(
         CUDA, "cuda", "GPUs of NVIDIA", wheel="onnxruntime-gpu", extra="gpu", machines=("x86_64",),
@@ -117,14 +115,12 @@ ACCELERATORS: tuple[Accelerator, ...] = (
         needs="for GPUs and NPUs Intel's drivers: intel-opencl-icd, intel-driver-compiler-npu and intel-level-zero-npu",
         device_option="device_type", devices=r"CPU|(GPU|NPU)(\.(0|[1-9][0-9]?))?", first="CPU",
         reads_host=True, seen_by="/dev/dri/renderD*, /dev/accel/accel*",
-        ran="in CI, on its CPU device: the worker's tests and the end-to-end tests",
         cache_options=(("cache_dir", FOLDER),),
     ),
     Accelerator(
         WEBGPU, "webgpu", "GPUs of any vendor that have Vulkan", wheel="onnxruntime-webgpu",
         plugin="onnxruntime-ep-webgpu", extra="webgpu", machines=("x86_64",),
         needs="libvulkan1 and the vendor's driver for Vulkan", devices="0", idles=True, seen_by="vulkaninfo --summary",
-        ran="in CI, over SwiftShader, a Vulkan device in software: the worker's tests and the end-to-end tests",
     ),
     Accelerator(
         MIGRAPHX, "migraphx", "GPUs of AMD", wheel="onnxruntime-migraphx", needs="ROCm with MIGraphX",
