@@ -106,7 +106,8 @@ class Answers:
         size_max = body.get("size_max")
         if size_max is None:
             return words(reason, REASON_CHARS_MAX)
-        if type(size_max) is not int or size_max >= asked.size or size_max not in (0, *self._sizes):
+        sane = type(size_max) is int and size_max < asked.size and (size_max == 0 or size_max in self._sizes)
+        if not sane:
             raise BrokenAnswer(f"batches of {str(size_max)[:40]} at the most, after one of {asked.size} has failed")
         return NoRoom(words(reason, REASON_CHARS_MAX), size_max)
 
