@@ -409,6 +409,7 @@ class Supervisor:
         if worker.hollow and loaded.hollow:
             _log.error("version gives nothing finite, it is not served any more", model=loaded.key)
             self.end_with_server(watch_over(f"end of {loaded.key}", partial(self._give_up, loaded, HOLLOW)))
+            self.end_with_server(watch_over(f"end of a worker of {loaded.key}", partial(self._end, worker)))
             return
         loaded.hollow |= worker.hollow
         loaded.state = VersionState.RECOVERING
