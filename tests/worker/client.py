@@ -1,6 +1,7 @@
 """The server's end of a worker's channel, in the fewest lines that can talk to a real worker process."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Collection, Sequence
@@ -83,8 +84,8 @@ def output_of(spec: TensorSpec, data: bytes, shape: tuple[int, ...]) -> Array:
 
 
 def answer_to_load(connection: socket.socket, files: dict[str, list[object]]) -> tuple[bytes, list[int]]:
-    """Returns what the worker says when it has loaded, with its descriptors. Keeps nothing of what it compiles, and puts
-    what it says of the files that it has read into `files`.
+    """Returns what the worker says when it has loaded, with its descriptors. Nothing of what it compiles is kept, and
+    what it says of the files that it has read goes into `files`.
     """
     message, descriptors = channel.receive_text(connection)
     while message and channel.kind_of(message) in (channel.FILES, channel.PROGRESS, channel.ENGINE):
