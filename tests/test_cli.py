@@ -280,6 +280,8 @@ def test_models_check_has_the_settings_of_serve_from_all_their_sources(tmp_path:
     assert (by_environment.returncode, by_environment.stdout) == (1, by_file.stdout)
     raised = duly("models", "check", str(root), "--config", str(file), "--bytes-in-flight-max", "240")
     assert (raised.returncode, raised.stdout) == (0, "double/1  ok\n")
+    timed = duly("models", "check", str(root), "--engine-build-timeout-s", "60", "--load-timeout-s", "60")
+    assert (timed.returncode, timed.stdout) == (0, "double/1  ok\n")
     noted = duly("models", "check", str(root), "--config", str(file), "--bytes-in-flight-max", "120")
     assert noted.returncode == 0
     assert "note: a stream may have one frame of 120 bytes unanswered" in noted.stdout

@@ -713,9 +713,12 @@ async def _check_models(config: ServerConfig) -> list[CheckedModel]:
     trust = _trust(config)
     engines = _engines(config, EngineCounts())
     found = [CheckedModel(problem.name, problem.reason) for problem in problems if not problem.harmless]
-    for version in versions:
-        frame = _limits(config).frame
-        found.append(await check_version(version, lanes, threads, frame, config.load_timeout_s, trust, engines))
-    if engines is not None:
-        engines.close()
+    timeouts_s = config.load_timeout_s, config.engine_build_timeout_s
+    try:
+        for version in versions:
+            frame = _limits(config).frame
+            found.append(await check_version(version, lanes, threads, frame, *timeouts_s, trust, engines))
+    finally:
+        if engines is not None:
+            engines.close()
     return sorted(found, key=lambda checked: checked.key)

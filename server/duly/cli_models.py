@@ -34,6 +34,7 @@ _CHECKED = (
     "cache_folders",
     "engine_cache",
     "engine_cache_bytes_max",
+    "engine_build_timeout_s",
     "libraries_sha256",
     "manifests",
     "manifest_keys",

@@ -55,3 +55,11 @@ def test_a_lost_device_is_no_want_of_memory(text: str) -> None:
 def test_other_errors_say_nothing_of_the_device(text: str) -> None:
     error = run_error(text, "why")
     assert (type(error), str(error)) == (RunError, "why")
+
+
+@pytest.mark.parametrize("name", ["device lost", "out of memory", "CUDA failure 700"])
+def test_a_node_may_be_called_anything(name: str) -> None:
+    text = f"Non-zero status code returned while running Gather node. Name:'{name}' Status Message: out of bounds"
+    assert type(run_error(text, text)) is RunError
+    lost = type(run_error(f"{text}; CUDA failure 700: an illegal memory access was encountered", text))
+    assert lost is DeviceLost

@@ -197,7 +197,7 @@ class Sessions:
 
 
 def engines(server: Server, lane: str = "cuda:1") -> Engines:
-    return Engines(server, lane, "1.31.1", 1)
+    return Engines(server, lane, "1.31.1")
 
 
 ASKED = (Provider(name=TENSORRT, options={"device_id": "1", "trt_fp16_enable": True}),)
@@ -324,7 +324,7 @@ def test_a_folder_that_model_toml_names_is_its_own_matter(tmp_path: Path) -> Non
 
 def test_a_processor_compiles_nothing() -> None:
     sessions = Sessions()
-    Engines(NoLink(), "cpu:0", "1.31.1", 1).open(
+    Engines(NoLink(), "cpu:0", "1.31.1").open(
         (Provider(name="CPUExecutionProvider"),), file_of(graphs.doubling(("N", "T"))), None, ModelConfig(), sessions
     )
     assert sessions.options == [{}]

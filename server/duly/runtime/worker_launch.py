@@ -20,7 +20,7 @@ from duly.runtime.load_answers import Ready
 from duly.runtime.worker_command import worker_environment
 from duly.runtime.worker_groups import WorkerGroup
 from duly.runtime.worker_port import BatchResult, NoRoom
-from duly.runtime.worker_process import NO_VARIABLES, OtherContents, Worker, WorkerError
+from duly.runtime.worker_process import BUILD_TIMEOUT_SECONDS, NO_VARIABLES, OtherContents, Worker, WorkerError
 from duly.worker.background import fits
 
 DESCRIBE_SECONDS_MAX = 600.0
@@ -189,12 +189,14 @@ async def check_version(
     threads: int,
     limits: SizeLimits,
     load_timeout_s: float,
+    build_timeout_s: float = BUILD_TIMEOUT_SECONDS,
     trust: Trust | None = None,
     engines: Engines | None = None,
 ) -> CheckedModel:
     """Loads and warms a version in one worker after another, one for each lane, which must find the same.
 
-    `load_timeout_s`: for one worker. `engines`: what keeps what providers compile; None: nothing does.
+    `load_timeout_s`, `build_timeout_s`: for one worker, and how long it may compile engines besides. `engines`: what
+    keeps what providers compile; None: nothing does.
     """
     notes: tuple[str, ...] = ()
     expected: Fingerprint | None = None
@@ -213,7 +215,7 @@ async def check_version(
                 engines=own,
             )
             try:
-                ready = await worker.ready(load_timeout_s)
+                ready = await worker.ready(load_timeout_s, build_timeout_seconds=build_timeout_s)
                 if own is not None:
                     await own.keep()
                 if slow := too_slow(version, ready):

@@ -38,16 +38,18 @@ _FULL = re.compile(
     r"|Available memory of \d+ is smaller than requested bytes of",  # an arena that has a limit (gpu_mem_limit)
     re.IGNORECASE,
 )
+_NODE = re.compile(r"\bName:'[^']*'")
+"""How a node is named, which its author may have called anything."""
 
 
 def is_full(text: str) -> bool:
     """Whether ONNX Runtime says that memory is used up, on the device or on the host."""
-    return _FULL.search(text) is not None
+    return _FULL.search(_NODE.sub("", text)) is not None
 
 
 def run_error(text: str, reason: str) -> RunError:
     """Returns the error to raise. `text`: what ONNX Runtime said; `reason`: the same for people."""
-    if _LOST.search(text):
+    if _LOST.search(_NODE.sub("", text)):
         return DeviceLost(reason)
     if is_full(text):
         return DeviceFull(reason)

@@ -60,8 +60,8 @@ class NoLink:
 class Engines:
     """Those of all variants of a version on one lane."""
 
-    def __init__(self, link: Link, lane: str, onnxruntime: str, threads: int) -> None:
-        """`onnxruntime`: its version. `threads`: intra-op threads."""
+    def __init__(self, link: Link, lane: str, onnxruntime: str) -> None:
+        """`onnxruntime`: its version."""
         self.link = link
         self.notes: list[str] = []
         """What the author of the model should know."""
@@ -69,7 +69,6 @@ class Engines:
         """Whether anything is compiled in this load."""
         self._device = device_of(lane)
         self._onnxruntime = onnxruntime
-        self._threads = threads
         self._answers: dict[tuple[Path, str], dict[str, Any]] = {}
         """What the server has answered, by graph and table."""
         self._written_at_end = False
@@ -136,7 +135,6 @@ class Engines:
                 "device": device_facts(first, self._device),
                 "versions": version_facts(first, self._onnxruntime),
                 "batch_sizes": list(config.batch_sizes or ()),
-                "threads": self._threads,
             },
         }
         if not again:

@@ -99,7 +99,7 @@ def load(body: dict[str, Any], report: Report = lambda digests: None, link: Link
     """
     trust = Trust.model_validate(body.get("trust", {}))
     files = VersionFiles(str(body["model"]), Path(body["folder"]), report, _manifest(body, trust))
-    engines = Engines(link or NoLink(), str(body["lane"]), onnxruntime_version(), int(body["threads"]))
+    engines = Engines(link or NoLink(), str(body["lane"]), onnxruntime_version())
     try:
         loaded = _load(body, files, trust, engines)
         if engines.warmed():  # what was compiled is written when its sessions end

@@ -105,7 +105,7 @@ class OrtSession:
                 given = asked if self._stream is None else self._stream.given_to(asked)
                 return _open(file.data, options, given, model_folder, plugins, device_of(lane))
 
-            engines = engines or Engines(NoLink(), lane, onnxruntime.__version__, threads)
+            engines = engines or Engines(NoLink(), lane, onnxruntime.__version__)
             self._session = engines.open(asked, file, table, config, opened)
             assigned = _assigned(self._session)
             self.providers = check_used(asked, self._session.get_providers(), assigned, _memories(self._session))
