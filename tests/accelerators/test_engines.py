@@ -13,9 +13,10 @@ import grpc
 import pytest
 
 from duly.accelerators import ACCELERATORS
-from duly.app import App, StartError, check_models
+from duly.app import App, check_models
 from duly.config import ServerConfig
 from duly.runtime.engine_store import EngineStore
+from duly.start_error import StartError
 from duly.worker.load_model import load
 from duly.worker.ort_session import OrtSession
 from tests import graphs
@@ -55,7 +56,7 @@ def entries(cache: Path) -> dict[str, float]:
 
 def counts(app: App) -> tuple[int, int, int]:
     """Engines made, used again, and made while frames waited."""
-    engines = app.engine_counts
+    engines = app.resources.engine_counts
     return tuple(sum(each.values()) for each in (engines.made, engines.reused, engines.made_late))  # type: ignore[return-value]
 
 

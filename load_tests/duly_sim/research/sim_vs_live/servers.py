@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from duly.app import App, StartError
+from duly.app import App
 from duly.config import ServerConfig
 from duly.core.events import DispatchBatch, ModelGone, ModelReady, WarmLane
 from duly.core.types import Frame
@@ -34,6 +34,7 @@ from duly.runtime.worker_launch import start_worker
 from duly.runtime.worker_load import WorkerError
 from duly.runtime.worker_port import BatchResult, NoRoom
 from duly.runtime.worker_process import Worker
+from duly.start_error import StartError
 from duly_load.graphs import Chain
 from duly_load.scenario.scenario import Scenario
 from duly_load.targets.duly_and_floor import OwnServer, running
