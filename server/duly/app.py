@@ -4,7 +4,7 @@ import asyncio
 import gc
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from functools import partial
 
@@ -20,6 +20,7 @@ from duly.core.events import DrainRequested
 from duly.cpus import default_threads
 from duly.default_lanes import default_lanes
 from duly.descriptors import DescriptorError, connections_max, raise_limit
+from duly.lane_resources import LaneResources, engines_of
 from duly.log_lines import Lines, not_blocking
 from duly.metrics import Gauges, Metrics
 from duly.metrics_server import MetricsError, MetricsServer, serve_metrics
@@ -27,7 +28,6 @@ from duly.models.manifest import ManifestError
 from duly.models.repository import Repository
 from duly.models.trust import Trust, trust_of
 from duly.nvml.library import Library
-from duly.realtime import lane_cpus, silence
 from duly.rpc.doors import Doors
 from duly.rpc.duly_v1.inference_service import InferenceService
 from duly.rpc.duly_v1.services import ModelService, ServerService
@@ -42,17 +42,12 @@ from duly.rpc.local.listener import DESCRIPTORS_EACH, OPENING_MAX, LocalListener
 from duly.rpc.server import MESSAGE_BYTES_MIN, ListenError, Server, add_services, create_server, message_limit
 from duly.runtime.admission import SWITCH_SECONDS, Admission
 from duly.runtime.catalogue import Catalogue, VersionState
-from duly.runtime.device_memory import Devices
 from duly.runtime.driver import Driver
-from duly.runtime.engine_store import EngineStore, NotTrusted, engine_folder
-from duly.runtime.engines import EngineCounts, Engines
+from duly.runtime.engines import EngineCounts
 from duly.runtime.flight_recorder import DumpError, FlightRecorder
-from duly.runtime.lane_health import LaneHealth, gpus_of
 from duly.runtime.learning import Drift, LearnerSettings, Learning, missing_packages
 from duly.runtime.model_host import ModelHost, VersionLimits
-from duly.runtime.placement import Placement
 from duly.runtime.read_apart import READERS_MAX
-from duly.runtime.realtime import RealTime, RealTimeError
 from duly.runtime.recording_file import RecordingWriter
 from duly.runtime.repository_watch import RepositoryWatch
 from duly.runtime.running_trial import TrialReport
@@ -65,6 +60,7 @@ from duly.runtime.trials import Trials
 from duly.runtime.worker_groups import worker_groups
 from duly.runtime.worker_launch import CheckedModel, check_version
 from duly.sampling.host import Sampling
+from duly.start_error import StartError
 from duly.streams.clock_watch import ClockWatch
 from duly.streams.limits import CriticalLimits, Limits, PrincipalLimits, ServerLimits, StreamLimits
 from duly.streams.memory_ceiling import WorkerMemory, memory_ceiling
@@ -87,10 +83,6 @@ GRACE_SLACK_SECONDS = 0.1
 """When the grace is over, the scheduler answers what waits. What still runs is given up this much later."""
 
 
-class StartError(Exception):
-    """The server cannot start; the text says why and what would help."""
-
-
 class App:
     """The server, in one event loop. `start`, then `run` until it is drained; `close` gives everything back."""
 
@@ -103,8 +95,6 @@ class App:
         self.local_path = ""
         """The UNIX socket at which clients on this machine share memory with the server; empty: they do not."""
         self.metrics = Metrics()
-        self.engine_counts = EngineCounts()
-        """What became of what providers compile."""
         self._recording = FlightRecorder(
             lambda: self.driver.scheduler, config.flight_folder, self._recording_file(config)
         )
@@ -131,9 +121,8 @@ class App:
             limits.frame,
             _trust(config),
         )
-        self._supervisor.cpus = _lanes_cpus(self.catalogue.lanes, config.cpus)
-        self._supervisor.build_timeout_s = config.engine_build_timeout_s
-        self._supervisor.engines = self._engines = _engines(config, self.engine_counts)
+        nvml = Library()
+        self.resources = LaneResources(config, self.catalogue, self._supervisor, nvml)
         self._admission = Admission(lambda: self.driver.scheduler, self.driver.clock, config.admission == "enforce")
         self.host = ModelHost(
             Repository(config.models),
@@ -145,11 +134,7 @@ class App:
             VersionLimits(config.versions_max, config.versions_all_max),
         )
         self._sampling = Sampling(config, self.driver, self.catalogue)
-        nvml = Library()
         self._samplers = Samplers(self.driver.clock, self.catalogue, self.metrics, config.batch_timeout_ms, nvml)
-        self._lane_health = LaneHealth(self.catalogue, self._supervisor, nvml)
-        devices = Devices(nvml, self.catalogue.lanes, gpus_of)
-        self._supervisor.placement = Placement(devices.memory, config.lane_memory_bytes_max)
         host = StreamHost(self.driver, self.catalogue, verdicts, limits, config.advice)
         if self._sampling.sampler is not None:
             host.key_of = self._sampling.sampler.key_of
@@ -191,9 +176,6 @@ class App:
         """The shared memory that clients of KServe's protocol have registered."""
         self._metrics_server: MetricsServer | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._realtime: RealTime | None = None
-        self._cpus_before: set[int] | None = None
-        """Where this process could run before it left some processors to the lanes; None: it has not."""
         self._drain: asyncio.Task[None] | None = None
         self._drained = asyncio.Event()
         self._dump: asyncio.Task[None] | None = None
@@ -208,7 +190,7 @@ class App:
     async def start(self) -> None:
         """Loads and warms all models, then listens. Raises StartError."""
         config = self._config
-        await self._take_time()
+        self._tasks += await self.resources.take_time()
         try:
             check_installed()
         except BackendError as error:
@@ -234,7 +216,7 @@ class App:
         self._say_sandbox()
         limit = raise_limit()  # here, as workers inherit it
         self._supervisor.groups = worker_groups(config.sandbox)
-        self._open_engines()
+        self._tasks += self.resources.open_engines()
         await self.host.load_all()
         if not any(loaded.signature for loaded in self.catalogue.all_versions()):
             raise StartError(self._nothing_to_serve())
@@ -303,49 +285,13 @@ class App:
             watch_over("regions of shared memory", partial(periodically, self.regions.look)),
             watch_over("files of TLS", partial(periodically, self._doors.look)),
             *self._samplers.start(),
-            watch_over("health of lanes", self._lane_health.run),
+            self.resources.watch_health(),
             watch_over("versions on trial", self.trials.watch),
             watch_over("time of trials", self.trials.tick),
         ]
         self.learning.start()
         self._say_ceiling(message_bytes_max)
         _log.info("serving", address=self.address, local=self.local_path or None, metrics=self.metrics_address or None)
-
-    async def _take_time(self) -> None:
-        """Leaves the lanes' processors to them, and asks for real time, where that is wanted. Raises StartError."""
-        taken: set[int] = set().union(*self._supervisor.cpus.values())
-        if taken:
-            try:
-                self._cpus_before = lane_cpus.move(os.sched_getaffinity(0) - taken)
-            except OSError as error:
-                raise StartError(
-                    f"cpus: the server cannot be moved from those of the lanes: {error.strerror}"
-                ) from None
-            lanes = {lane: lane_cpus.told(cpus) for lane, cpus in self._supervisor.cpus.items()}
-            _log.info("processors", server=lane_cpus.told(os.sched_getaffinity(0)), **lanes)
-        if self._config.realtime:
-            realtime = RealTime()
-            try:
-                await realtime.begin(len(taken))
-            except RealTimeError as error:
-                raise StartError(str(error)) from None
-            self._realtime = self._supervisor.realtime = realtime
-            look = partial(periodically, self._look_at_time, silence.LOOK_NS / 1e9)
-            self._tasks.append(watch_over("real time", look))
-
-    def _open_engines(self) -> None:
-        """Looks at the folder of engines before anything is loaded, where the settings name one. Raises StartError."""
-        if self._engines is not None:
-            if self._config.engine_cache != "auto":
-                try:
-                    self._engines.open()
-                except NotTrusted as error:
-                    raise StartError(f"engine_cache: {error}") from None
-            self._tasks.append(watch_over("what workers compile", self._engines.watch))
-
-    def _look_at_time(self) -> None:
-        assert self._realtime is not None
-        self._realtime.look(worker for loaded in self.catalogue.all_versions() for worker in loaded.workers.values())
 
     def _listen_locally(self, connections_max: int) -> None:
         """Lets clients on this machine share memory with the server, if that is wanted. Raises ListenError."""
@@ -469,16 +415,12 @@ class App:
         await self.trials.close()
         self._admission.close()
         await self._supervisor.close()
-        if self._engines is not None:
-            self._engines.close()
+        self.resources.close_engines()
         if self._metrics_server is not None:
             self._metrics_server.stop()
         self._recording.close()
         await self._doors.close()
-        if self._realtime is not None:
-            await self._realtime.close()
-        if self._cpus_before is not None:
-            lane_cpus.move(self._cpus_before)
+        await self.resources.give_back_time()
 
     async def _do_drain(self, grace_ns: int) -> None:
         _log.info("draining", grace_s=grace_ns / 1e9, frames_in_flight=len(self.driver.held))
@@ -508,7 +450,7 @@ class App:
         return report is None or not report.stage.over
 
     def _gauges(self) -> Gauges:
-        held = self.driver.held
+        held, realtime = self.driver.held, self.resources.realtime
         waiting = self.driver.scheduler.frames_waiting_by_model()
         demoted = self.driver.scheduler.frames_demoted_by_model()
         versions = dict.fromkeys(self.catalogue.problems.copy(), VersionState.FAILED.name)
@@ -530,8 +472,8 @@ class App:
             sizes_max=sizes_max,
             lanes_down=self.catalogue.lanes_down.copy(),
             lanes=self.catalogue.lanes,
-            gpus=self._lane_health.figures,
-            xids=self._lane_health.xids,
+            gpus=self.resources.health.figures,
+            xids=self.resources.health.xids,
             log_lines_lost=self.log_lines_lost(),
             recorded_events_lost=self._recording.lost,
             trials=self.trials.stages(),
@@ -540,9 +482,9 @@ class App:
             calls_failed=self._doors.gate.failed.copy(),
             samples=self._sampling.counts,
             learning=self.learning.counts(),
-            realtime=self._realtime.urgent if self._realtime is not None else None,
-            engines=self.engine_counts.by_model(),
-            realtime_fallbacks=self._realtime.fallbacks.copy() if self._realtime is not None else {},
+            realtime=realtime.urgent if realtime is not None else None,
+            engines=self.resources.engine_counts.by_model(),
+            realtime_fallbacks=realtime.fallbacks.copy() if realtime is not None else {},
         )
 
     def _drifted(self, name: str, drift: Drift) -> None:
@@ -613,14 +555,6 @@ class App:
         return "no model can be served:\n  " + "\n  ".join(failures)
 
 
-def _engines(config: ServerConfig, counts: EngineCounts) -> Engines | None:
-    """Returns what keeps engines, as the settings say; None: nothing does."""
-    if config.engine_cache == "off":
-        return None
-    folder = engine_folder(config.engine_cache, os.environ)
-    return Engines(partial(EngineStore, folder, config.engine_cache_bytes_max), counts)
-
-
 def _limits(config: ServerConfig) -> Limits:
     return Limits(
         StreamLimits(config.frames_in_flight_max, config.bytes_in_flight_max, int(config.budget_ms_max * 1e6)),
@@ -628,13 +562,6 @@ def _limits(config: ServerConfig) -> Limits:
         ServerLimits(config.streams_max, config.payload_bytes_max, config.local_bytes_max),
         CriticalLimits(config.critical_streams_max, config.critical_share_max),
     )
-
-
-def _lanes_cpus(lanes: Sequence[str], entries: Sequence[str]) -> dict[str, frozenset[int]]:
-    try:
-        return lane_cpus.of_lanes(lanes, entries)
-    except ValueError as error:
-        raise StartError(f"cpus: {error}") from None
 
 
 def _trust(config: ServerConfig) -> Trust:
@@ -711,7 +638,7 @@ async def _check_models(config: ServerConfig) -> list[CheckedModel]:
     lanes, threads = config.lanes or default_lanes()[:1], config.threads or default_threads()
     versions, problems = Repository(config.models).scan()
     trust = _trust(config)
-    engines = _engines(config, EngineCounts())
+    engines = engines_of(config, EngineCounts())
     found = [CheckedModel(problem.name, problem.reason) for problem in problems if not problem.harmless]
     timeouts_s = config.load_timeout_s, config.engine_build_timeout_s
     try:

@@ -47,6 +47,8 @@ MODULES = (
     "runtime.recording_lines",
     "runtime.shared_memory",
     "runtime.slot_filling",
+    "runtime.slots",
+    "runtime.staged_rows",
     "runtime.worker_port",
     "streams.clock",
     "streams.inputs",

@@ -13,9 +13,10 @@ import grpc
 import pytest
 
 from duly.accelerators import ACCELERATORS
-from duly.app import App, StartError, check_models
+from duly.app import App, check_models
 from duly.config import ServerConfig
 from duly.runtime.engine_store import EngineStore
+from duly.start_error import StartError
 from duly.worker.load_model import load
 from duly.worker.ort_session import OrtSession
 from tests import graphs
@@ -55,7 +56,7 @@ def entries(cache: Path) -> dict[str, float]:
 
 def counts(app: App) -> tuple[int, int, int]:
     """Engines made, used again, and made while frames waited."""
-    engines = app.engine_counts
+    engines = app.resources.engine_counts
     return tuple(sum(each.values()) for each in (engines.made, engines.reused, engines.made_late))  # type: ignore[return-value]
 
 
@@ -68,8 +69,8 @@ async def test_an_engine_is_compiled_once(serve: Serve, cache: Path) -> None:
         assert [Path(name).suffix for name in manifest["files"]] == [".blob"]
         assert not list((cache / "locks").iterdir())
         worker = next(iter(loaded(app).workers.values()))
-        assert worker.engines is not None
-        assert not [file for file in worker.engines.folder.rglob("*") if file.is_file()]
+        assert worker.load.engines is not None
+        assert not [file for file in worker.load.engines.folder.rglob("*") if file.is_file()]
     assert not list((cache / "servers").iterdir())
     async with serve() as app:
         assert counts(app) == (0, 1, 0)
@@ -161,13 +162,13 @@ async def test_without_a_folder_it_serves_all_the_same(serve: Serve, cache: Path
 async def test_what_is_compiled_while_frames_wait_is_told(serve: Serve) -> None:
     async with serve() as app:
         (worker,) = loaded(app).workers.values()
-        assert worker.engines is not None
-        worker.engines.look_for_late()
+        assert worker.load.engines is not None
+        worker.load.engines.look_for_late()
         assert counts(app)[2] == 0
-        (folder,) = (each for each in worker.engines.folder.iterdir())
+        (folder,) = (each for each in worker.load.engines.folder.iterdir())
         (folder / "late.blob").touch()
-        worker.engines.look_for_late()
-        worker.engines.look_for_late()
+        worker.load.engines.look_for_late()
+        worker.load.engines.look_for_late()
         assert counts(app)[2] == 1
 
 

@@ -16,8 +16,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from duly.accelerators import CPU, of_lane
-from duly.app import App, StartError
+from duly.app import App
 from duly.runtime.catalogue import LoadedVersion, VersionState
+from duly.start_error import StartError
 from tests import graphs
 from tests.accelerators.conftest import HERE
 from tests.e2e.serving import serving

@@ -11,6 +11,7 @@ from onnx import helper
 from duly.accelerators import CPU, of_lane
 from duly.models.spec import ModelConfig
 from duly.worker.channel import FRAME_FAILED
+from duly.worker.open_session import MachineShare
 from duly.worker.ort_session import OrtSession
 from duly.worker.providers import warm_after_ns
 from duly.worker.version_files import VersionFiles
@@ -36,7 +37,7 @@ def shaping() -> onnx.ModelProto:
 def session(root: Path, proto: onnx.ModelProto, lane: str) -> OrtSession:
     graphs.save(root, "m", proto)
     file = VersionFiles("m/1", root / "m/1", lambda digests: None).graph("model.onnx")
-    return OrtSession(file, "m/1/model.onnx", ModelConfig(), lane, root / "m", 1)
+    return OrtSession(file, "m/1/model.onnx", ModelConfig(), lane, root / "m", MachineShare(1))
 
 
 def test_what_is_bound_is_read_anew_in_every_run(tmp_path: Path, lane: str) -> None:

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from duly.access.tokens import new_token, policy_lines
-from duly.app import App, StartError
+from duly.app import App
 from duly.config import ServerConfig
 from duly.config_sources import ConfigError, load_config
+from duly.start_error import StartError
 from duly.v1 import model_pb2, model_pb2_grpc
 from duly_client import Client, DulyError, NotAllowed, Status
 from tests import graphs

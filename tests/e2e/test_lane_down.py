@@ -135,7 +135,7 @@ async def test_an_error_of_a_program_leaves_the_lane_alone(
 ) -> None:
     before = dict(double(server).workers)
     gpu.xid(13)
-    await until(lambda: server._lane_health.xids == {("cpu:0", "other"): 1}, "the Xid was heard")
+    await until(lambda: server.resources.health.xids == {("cpu:0", "other"): 1}, "the Xid was heard")
     await asked(channel, 1, 4)
     assert double(server).workers == before
     assert 'duly_gpu_errors_total{kind="other",lane="cpu:0"} 1.0' in await scraped(server)

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from duly.app import App, StartError
+from duly.app import App
 from duly.metric_families import Families
 from duly.runtime import learning
+from duly.start_error import StartError
 from duly_client import Client
 from tests import graphs
 from tests.e2e.serving import serving

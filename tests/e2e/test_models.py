@@ -8,8 +8,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from duly.app import App, StartError, check_models
+from duly.app import App, check_models
 from duly.config import ServerConfig
+from duly.start_error import StartError
 from duly.v1 import inference_pb2 as pb
 from duly.v1 import model_pb2, model_pb2_grpc
 from tests import graphs

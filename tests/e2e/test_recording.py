@@ -7,8 +7,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from duly.app import App, StartError
+from duly.app import App
 from duly.config import ServerConfig
+from duly.start_error import StartError
 from duly.v1 import server_pb2, server_pb2_grpc
 from duly_sim.simulator.replay import replay
 from tests.e2e.serving import serving

@@ -30,12 +30,13 @@ async def main(models: Path) -> None:
             before = urgent(os.getpid()), urgent(worker.pid)
             while urgent(os.getpid()):
                 continue
-            assert app._realtime is not None
-            while app._realtime.urgent:  # noqa: ASYNC110 (nothing says so)
+            realtime = app.resources.realtime
+            assert realtime is not None
+            while realtime.urgent:  # noqa: ASYNC110 (nothing says so)
                 await asyncio.sleep(0.01)
             after = urgent(os.getpid()), urgent(worker.pid)
             outcome = await wire.ask(frame(2))
-            found = {"before": before, "after": after, "fallbacks": app._realtime.fallbacks, "status": outcome.status}
+            found = {"before": before, "after": after, "fallbacks": realtime.fallbacks, "status": outcome.status}
     print(json.dumps(found))
 
 

@@ -17,8 +17,8 @@ import psutil
 import pytest
 from onnx import helper
 
-from duly.app import StartError
 from duly.realtime import scheduling, wakefulness
+from duly.start_error import StartError
 from duly_client import BlockingClient, Status
 from tests import graphs
 from tests.e2e.serving import serving

@@ -351,6 +351,7 @@ class Bench:
         # Workers die at once here, and the pauses that follow are on the real clock.
         monkeypatch.setattr("duly.runtime.blame.FRUITLESS_MAX", 1 << 30)
         monkeypatch.setattr("duly.runtime.worker_process.time", self.clock)
+        monkeypatch.setattr("duly.runtime.worker_load.time", self.clock)
         monkeypatch.setattr("duly.runtime.worker_process.subprocess.Popen", self._popen)
 
     async def _memory(self, lane: str) -> DeviceMemory:

@@ -12,7 +12,7 @@ from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig
 from duly.models.trust import Trust
 from duly.runtime.worker_launch import ORDINARY, Place, start_worker
-from duly.runtime.worker_process import WorkerError
+from duly.runtime.worker_load import WorkerError
 from duly.worker import channel
 
 GB = 1_000_000_000

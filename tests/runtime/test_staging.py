@@ -320,6 +320,11 @@ class Alone:
         self.worker._on_batch = self._ended
         self._sizes: dict[int, int] = {}
 
+    @property
+    def staged(self) -> StagedRows:
+        assert self.worker._slots is not None
+        return self.worker._slots.staged
+
     def stage(self, *seqs: int, bytes_max: int = 1 << 20) -> bool:
         return self.worker.stage(frames(*seqs), self._payloads(seqs), bytes_max)
 
@@ -380,21 +385,21 @@ async def test_what_lies_in_memory_shared_with_a_client_is_copied_ahead_if_it_is
     os.write(fd, payload(1) + bytes(4))
     memory = ClientMemory(1, fd)
     there, beyond = ([InputData(0, (2,), SharedData(memory, offset, 8))] for offset in (0, 8))
-    worker = alone.worker
+    worker, staged = alone.worker, alone.staged
     assert not worker.stage(frames(1, 2), [there, beyond], 1 << 20)
     assert not worker.stage(frames(2), [beyond], 8), "it is tried but once"
-    assert worker._staged.seqs == [1, 0, 0, 0], "the other one ends before its time: whoever runs it says so"
+    assert staged.seqs == [1, 0, 0, 0], "the other one ends before its time: whoever runs it says so"
     memory.close()
     worker.stage(frames(1, 3), [there, there], 1 << 20)
-    assert worker._staged.seqs == [1, 0, 0, 0], "it was read before"
-    assert worker._staged.refused == {3}, "what is not expected any more is remembered no longer"
+    assert staged.seqs == [1, 0, 0, 0], "it was read before"
+    assert staged.refused == {3}, "what is not expected any more is remembered no longer"
     assert await alone.run(1) == [1]
 
 
 async def test_only_so_much_is_copied_at_once(bench: Bench) -> None:
     alone = Alone(bench)
     assert alone.stage(1, 2, 3, bytes_max=8)
-    assert alone.worker._staged.seqs == [1, 0, 0, 0]
+    assert alone.staged.seqs == [1, 0, 0, 0]
     assert alone.stage(1, 2, 3, bytes_max=9)
     assert not alone.stage(1, 2, 3, bytes_max=9)
     assert await alone.run(1, 2, 3) == [1, 2, 3]

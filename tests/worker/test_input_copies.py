@@ -11,11 +11,11 @@ import pytest
 
 from duly.worker import channel, cuda_runtime
 from duly.worker.batch_axes import Placed
+from duly.worker.binding import Binding, Device
 from duly.worker.channel import INVALID, OK
 from duly.worker.cuda_runtime import CopyStream, copy_stream
 from duly.worker.errors import DeviceLost
 from duly.worker.input_copies import InputCopies, stretches
-from duly.worker.ort_session import Binding, Device
 from tests import graphs
 from tests.worker.client import Outcome, Worker, version_of
 from tests.worker.made_up_gpu import library

@@ -9,8 +9,10 @@ import pytest
 from onnx import helper
 
 from duly.models.spec import ModelConfig
+from duly.worker.binding import Binding, Device
 from duly.worker.errors import RunError
-from duly.worker.ort_session import Binding, Device, OrtSession
+from duly.worker.open_session import MachineShare
+from duly.worker.ort_session import OrtSession
 from duly.worker.version_files import VersionFiles
 from tests import graphs
 from tests.lane import lane
@@ -19,7 +21,7 @@ from tests.lane import lane
 def session(tmp_path: Path, proto: object = None) -> OrtSession:
     graphs.save(tmp_path, "m", proto or graphs.summing())
     file = VersionFiles("m/1", tmp_path / "m/1", lambda digests: None).graph("model.onnx")
-    return OrtSession(file, "m/1/model.onnx", ModelConfig(), lane(), tmp_path / "m", 1)
+    return OrtSession(file, "m/1/model.onnx", ModelConfig(), lane(), tmp_path / "m", MachineShare(1))
 
 
 def arrays(size: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray | None]]:

@@ -14,6 +14,7 @@ from duly.models.digests import FileDigest
 from duly.models.spec import ModelConfig
 from duly.worker.errors import LoadError
 from duly.worker.load_model import load
+from duly.worker.open_session import MachineShare
 from duly.worker.ort_session import OrtSession
 from duly.worker.version_files import VersionFiles
 from tests import graphs
@@ -39,7 +40,7 @@ def put(root: Path, proto: onnx.ModelProto, files: dict[str, bytes], toml: str =
 def session(folder: Path) -> tuple[OrtSession, dict[str, FileDigest]]:
     told: dict[str, FileDigest] = {}
     file = VersionFiles("m/1", folder, told.update).graph("model.onnx")
-    return OrtSession(file, "m/1/model.onnx", ModelConfig(), lane(), folder.parent, 1), told
+    return OrtSession(file, "m/1/model.onnx", ModelConfig(), lane(), folder.parent, MachineShare(1)), told
 
 
 def added(made: OrtSession, width: int = WIDTH) -> float:

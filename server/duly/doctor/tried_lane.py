@@ -18,7 +18,7 @@ from duly.models.repository import Repository
 from duly.models.sizes import SizeLimits
 from duly.models.trust import Trust
 from duly.runtime.worker_launch import start_worker
-from duly.runtime.worker_process import WorkerError
+from duly.runtime.worker_load import WorkerError
 
 TRY_SECONDS_MAX = 90.0
 """A lane that has not run the graph by then does not run; engines of TensorRT take some of that."""
@@ -62,7 +62,7 @@ async def _try(asked: Sequence[tuple[str, str]], folder: Path, trust: Trust) -> 
                 version, lane, 1, SizeLimits(), lambda batch, result: None, lambda worker: None, trust=trust
             )
             try:
-                ready = await worker.ready(TRY_SECONDS_MAX)
+                ready = await worker.load.ready(TRY_SECONDS_MAX)
                 tried.append(Tried("", ready.variants[0].providers))
             finally:
                 await worker.stop()

@@ -88,11 +88,11 @@ class LoadedVersion:
     @property
     def progress(self) -> str:
         """What the workers that load it do, for people; empty: nothing that takes long is known."""
-        busy = [worker for worker in self.starting if worker.progress.doing]
+        busy = [worker for worker in self.starting if worker.load.progress.doing]
         if not busy:
             return ""
         now_s = asyncio.get_running_loop().time()
-        return "; ".join(sorted(f"{worker.progress.told(now_s)} ({worker.lane})" for worker in busy))
+        return "; ".join(sorted(f"{worker.load.progress.told(now_s)} ({worker.lane})" for worker in busy))
 
     @property
     def failure(self) -> str:

@@ -29,8 +29,9 @@ from duly.runtime.load_answers import Row
 from duly.runtime.tasks import once
 from duly.runtime.worker_groups import WorkerGroups
 from duly.runtime.worker_launch import start_reader
+from duly.runtime.worker_load import WorkerError
 from duly.runtime.worker_port import BatchResult, NoRoom
-from duly.runtime.worker_process import Worker, WorkerError
+from duly.runtime.worker_process import Worker
 from duly.worker.channel import ROW, ROW_HEAD
 
 _log = structlog.get_logger("duly.worker")
@@ -197,7 +198,7 @@ class _Reader:
         worker = None
         try:
             worker = self._start(self)
-            await worker.ready(READ_SECONDS_MAX)
+            await worker.load.ready(READ_SECONDS_MAX)
         except WorkerError as error:
             if worker is not None:
                 await worker.stop()

@@ -21,7 +21,8 @@ import structlog
 
 from duly.realtime import memory, rights, scheduling, silence, wakefulness
 from duly.runtime.worker_command import worker_environment
-from duly.runtime.worker_process import Worker, WorkerError
+from duly.runtime.worker_load import WorkerError
+from duly.runtime.worker_process import Worker
 
 _log = structlog.get_logger("duly.realtime")
 

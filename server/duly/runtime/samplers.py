@@ -118,7 +118,7 @@ class Samplers:
         if loaded.state is not VersionState.RECOVERING:
             return
         for worker in list(loaded.starting):
-            if worker.progress.builds or (worker.engines is not None and worker.engines.waits):
+            if worker.load.compiler_works:
                 continue  # how long that may take is another matter (`load_patience`)
             watch = worker.watch
             if watch.look(("load", 0), elapsed_ns):

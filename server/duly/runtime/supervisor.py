@@ -31,13 +31,8 @@ from duly.runtime.realtime import RealTime
 from duly.runtime.tasks import watch_over
 from duly.runtime.worker_groups import WorkerGroups
 from duly.runtime.worker_launch import Place, start_worker, too_slow
-from duly.runtime.worker_process import (
-    BUILD_TIMEOUT_SECONDS,
-    MemoryFull,
-    OtherContents,
-    Worker,
-    WorkerError,
-)
+from duly.runtime.worker_load import BUILD_TIMEOUT_SECONDS, MemoryFull, OtherContents, WorkerError
+from duly.runtime.worker_process import Worker
 
 _log = structlog.get_logger("duly.models")
 
@@ -307,7 +302,7 @@ class Supervisor:
             if claim is not None and self.placement is not None:
                 self.placement.gone(claim)
             raise
-        worker.on_progress = self._catalogue.notify
+        worker.load.on_progress = self._catalogue.notify
         if engines is not None:
             engines.on_too_large = worker.give_up
         self._processes.add(worker)
@@ -316,7 +311,7 @@ class Supervisor:
             self._claims[worker] = claim
         loaded.starting.add(worker)
         try:
-            ready = await worker.ready(timeout_s, timeout_name, self.build_timeout_s)
+            ready = await worker.load.ready(timeout_s, timeout_name, self.build_timeout_s)
             if claim is not None and self.placement is not None:
                 await self.placement.warm(claim)
             if engines is not None:
@@ -333,7 +328,7 @@ class Supervisor:
             says = await self.placement.says(lane) if self.placement is not None else ""
             raise WorkerError("; ".join(filter(None, (str(error), says, self._more_memory(lane))))) from None
         except BaseException:
-            if engines is not None and worker.crashed:
+            if engines is not None and worker.load.crashed:
                 await engines.distrust()
             await self._end(worker)
             raise
@@ -361,7 +356,7 @@ class Supervisor:
         loaded.workers[worker.lane] = worker
         worker.served_s = self._time()
         if loaded.fingerprint is None:
-            loaded.fingerprint = Fingerprint(worker.contents, ready.signature)
+            loaded.fingerprint = Fingerprint(worker.load.contents, ready.signature)
         loaded.signature = with_labels(ready.signature, loaded.version)
         if chunk := loaded.version.config.chunk:
             loaded.signature = loaded.signature.model_copy(update={"chunk": chunk})

@@ -19,8 +19,9 @@ from duly.runtime.engines import Engines, WorkerEngines
 from duly.runtime.load_answers import Ready
 from duly.runtime.worker_command import worker_environment
 from duly.runtime.worker_groups import WorkerGroup
+from duly.runtime.worker_load import BUILD_TIMEOUT_SECONDS, OtherContents, WorkerError
 from duly.runtime.worker_port import BatchResult, NoRoom
-from duly.runtime.worker_process import BUILD_TIMEOUT_SECONDS, NO_VARIABLES, OtherContents, Worker, WorkerError
+from duly.runtime.worker_process import NO_VARIABLES, Worker
 from duly.worker.background import fits
 
 DESCRIBE_SECONDS_MAX = 600.0
@@ -68,8 +69,8 @@ def start_worker(
     Raises WorkerError where the system has no room for the process.
     """
     worker = Worker(version.key, lane, version.config.variant_names, on_batch, on_end, expected)
-    worker.group, worker.engines = group, engines
-    worker.compiles = compiles(lane, [provider.name for provider in version.config.providers])
+    worker.group, worker.load.engines = group, engines
+    worker.load.compiles = compiles(lane, [provider.name for provider in version.config.providers])
     asked: dict[str, Any] = {"limits": limits.model_dump(), "background": background}
     asked["checks"] = checked and expected is None
     asked["group"] = str(group.folder) if group is not None else ""
@@ -215,13 +216,13 @@ async def check_version(
                 engines=own,
             )
             try:
-                ready = await worker.ready(load_timeout_s, build_timeout_seconds=build_timeout_s)
+                ready = await worker.load.ready(load_timeout_s, build_timeout_seconds=build_timeout_s)
                 if own is not None:
                     await own.keep()
                 if slow := too_slow(version, ready):
                     return CheckedModel(version.key, slow)
                 notes = (*ready.notes, *notes_of_labels(version, ready.signature))
-                expected = expected or Fingerprint(worker.contents, ready.signature)
+                expected = expected or Fingerprint(worker.load.contents, ready.signature)
             finally:
                 await worker.stop()
         except OtherContents as error:

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -20,35 +19,22 @@ import structlog
 from duly.accelerators import is_lane, of_lane
 from duly.core.events import DispatchBatch, WarmLane
 from duly.core.types import Frame
-from duly.models.contents import Fingerprint, changed_files, changed_signature, in_words
-from duly.models.digests import FILES_MAX, FileDigest
-from duly.runtime.answers import REASON_CHARS_MAX, Answers, Asked, BrokenAnswer, DeviceGone, words
-from duly.runtime.engines import WorkerEngines
+from duly.models.contents import Fingerprint
+from duly.models.spec import Signature
+from duly.runtime.answers import REASON_CHARS_MAX, Answers, Asked, BrokenAnswer, DeviceGone
 from duly.runtime.given_state import GivenState
 from duly.runtime.hang import HangWatch
 from duly.runtime.held_frames import InputData
-from duly.runtime.load_answers import (
-    TEXT_BYTES_MAX,
-    Progress,
-    Ready,
-    read_files,
-    read_progress,
-    read_ready,
-    read_reason,
-)
-from duly.runtime.load_patience import TOLD_SECONDS, LoadPatience
 from duly.runtime.process_end import how_it_ended, reap
-from duly.runtime.process_state import process_state
 from duly.runtime.shared_memory import ClientMemory
-from duly.runtime.slot_filling import fill_slot, put
-from duly.runtime.staged_rows import StagedRows, as_dispatched
+from duly.runtime.slots import Slots
 from duly.runtime.tasks import watch_over
 from duly.runtime.worker_command import worker_command, worker_environment
 from duly.runtime.worker_groups import WorkerGroup
+from duly.runtime.worker_load import WorkerError, WorkerLoad
 from duly.runtime.worker_output import WorkerOutput
 from duly.runtime.worker_port import BatchResult, NoRoom
 from duly.worker import channel, handed_state, shared_frames
-from duly.worker.slot_layout import layout
 
 _log = structlog.get_logger("duly.worker")
 
@@ -60,9 +46,6 @@ EXIT_SECONDS_MAX = 2.0
 """A worker that was asked to stop gets this long before it is killed."""
 WARM_NS = 50_000_000
 """What a warming run may take, which nobody has planned: the device may have been idle for long."""
-BUILD_TIMEOUT_SECONDS = 14_400.0
-"""Compilers of engines have this long where no setting says otherwise."""
-NO_PROGRESS = Progress("", False, 0.0, 0.0)
 NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 REASON_BROKEN = "the model's worker gave an answer that makes no sense"
 
@@ -93,8 +76,6 @@ class Worker:
         """When it began to serve, on the event loop's clock."""
         self.batches = 0
         """How many batches it has answered."""
-        self.contents: dict[str, FileDigest] = {}
-        """What the files held that it has read."""
         self.hollow = False
         """Whether it was given up because it gave nothing finite."""
         self.full = False
@@ -103,34 +84,21 @@ class Worker:
         """Whether it was given up because the device of its lane was lost, which is no frame's fault."""
         self.group: WorkerGroup | None = None
         """Its control group, which is removed when the process is gone."""
-        self.engines: WorkerEngines | None = None
-        """Where it finds what is compiled for it, which is given back when the process is gone."""
-        self.compiles = False
-        """Whether anything may be compiled while it loads, so that its word for that counts."""
-        self.progress = NO_PROGRESS
-        """What it does while it loads the model."""
-        self.on_progress: Callable[[], None] = lambda: None
-        """Is called when a compiler begins, ends or goes on to something else."""
-        self.crashed = False
-        """Whether the process ended by itself while it loaded the model."""
         self.watch = HangWatch()
         """What tells whether it hangs; for who looks at it."""
-        self._expected = expected
         self._variants = {name: index for index, name in enumerate(variants)}
         self._on_batch = on_batch
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
-        self._ready: asyncio.Future[Ready] = self._loop.create_future()
+        self.load = WorkerLoad(model, lane, len(variants), expected, self._open, self._gone)
+        """What happens until it is ready."""
         self._region: channel.Region | None = None
-        self._slot = 0
+        self._slots: Slots | None = None
+        """What is put into its region; None: it is not ready yet, or has ended."""
         self._ahead: socket.socket | None = None
         """Where the worker hears of frames to copy to its device ahead; None: it has no such device."""
-        self._staged = StagedRows(0)
-        """What lies in the slot of the next batch already."""
         self.copied_ahead = 0
         """How many frames of the newest batch it was told to copy to its device before."""
-        self._order: Sequence[int] | None = None
-        """The index of the frame of each row of the batch that runs; None: that of the row."""
         self._asked: Asked | None = None
         """The batch that runs, until the worker has answered as it should."""
         self.planned_ns = 0
@@ -142,20 +110,13 @@ class Worker:
         self._giving: tuple[GivenState, Callable[[GivenState | None], None]] | None = None
         """The states that it was asked for and has not given yet, and whom to tell."""
         self._gives = 0
-        self._trims = False
-        """Whether the input areas are trimmed, because there are inputs of open size."""
+        self.sizes_vary = False
+        """Whether a frame may take far longer than those that the plan was learnt from, as its size is open."""
         self._forget: list[int] = []
         self._shared: set[int] = set()
         """The streams whose clients' memory it can read."""
         self._roused = 0
         """How often it was roused since it has last said anything."""
-        self._text_bytes_left = TEXT_BYTES_MAX
-        self._texts = 0
-        self._progresses = 0
-        self._patience: LoadPatience | None = None
-        self._answering: asyncio.Task[None] | None = None
-        """The answer to what the worker has asked while it loads the model."""
-        self._started_ns = 0
         self._pings = 0
         self._pinged = False
         """Whether the newest ping has not been answered yet."""
@@ -201,48 +162,15 @@ class Worker:
         theirs.close()
         self._output.listen()
         self._socket = ours
-        self._started_ns = time.monotonic_ns()
-        self._loop.add_reader(ours.fileno(), self._first_message)
-
-    async def ready(
-        self,
-        timeout_seconds: float,
-        timeout_name: str = "load_timeout_s",
-        build_timeout_seconds: float = BUILD_TIMEOUT_SECONDS,
-    ) -> Ready:
-        """Waits until the model is warm and profiled. Raises WorkerError where it cannot be loaded, OtherContents
-        where it is not what was expected. `timeout_name`: where the time-out comes from, for people.
-        `build_timeout_seconds`: how long engines may be compiled besides.
-        """
-        time_s = self._loop.time
-        patience = self._patience = LoadPatience(timeout_seconds, timeout_name, build_timeout_seconds, time_s())
-        self._note_progress()
-        told_s = time_s()
-        while not self._ready.done():
-            await asyncio.wait([self._ready], timeout=patience.look_s(time_s()))
-            if self._ready.done():
-                break
-            state = process_state(self.pid)
-            if why := patience.over(time_s(), state.cpu_ns if state is not None else None):
-                self.kill()
-                raise WorkerError(why)
-            if self.progress.builds and time_s() - told_s >= TOLD_SECONDS:
-                told_s = time_s()
-                _log.info("still compiling", model=self.model, lane=self.lane, doing=self.progress.told(time_s()))
-        return await asyncio.shield(self._ready)
-
-    def _note_progress(self) -> None:
-        if self._patience is not None:
-            waits = self.engines is not None and self.engines.waits
-            self._patience.note(self.progress.builds, waits, self._loop.time())
+        self.load.begin(ours, self._process)
+        self._loop.add_reader(ours.fileno(), self._loading_message)
 
     async def stop(self) -> None:
         """Asks the process to end, and kills it if it does not, or at once where it is not ready yet, as it would not
         hear. Returns when it is gone.
         """
-        loaded = self._ready.done() and self._ready.exception() is None
         self._hang_up()
-        await self._reaped(EXIT_SECONDS_MAX if loaded else 0.0)
+        await self._reaped(EXIT_SECONDS_MAX if self.load.succeeded else 0.0)
 
     def kill(self) -> None:
         """Kills the process. `on_end` follows unless the worker was stopped before."""
@@ -254,7 +182,7 @@ class Worker:
         `on_end` is called before this returns, unless it has been called already.
         """
         self.end_reason = reason
-        self._fail_load(reason)
+        self.load.fail(reason)
         self.kill()
         self._gone()
 
@@ -284,11 +212,6 @@ class Worker:
         if self._asked is not None:
             return "batch", self._asked.batch_id
         return ("ping", self._pings) if self._pinged else None
-
-    @property
-    def sizes_vary(self) -> bool:
-        """Whether a frame may take far longer than those that the plan was learnt from, as its size is open."""
-        return self._trims
 
     def ping(self) -> None:
         """Asks an idle worker whether it still listens. An answer to the ping before must have come."""
@@ -327,83 +250,36 @@ class Worker:
         Raises ValueError where a payload does not fit the model, and OSError where the system has no memory for it.
         Nothing is started then.
         """
-        region = self._region
-        if region is None or self._asked is not None:
+        if self._slots is None or self._asked is not None:
             return False
-        slot = self._slot = (self._slot + 1) % channel.SLOTS
-        order: Sequence[int] = range(len(action.frames))
-        there: Sequence[int] = ()
-        told = channel.NONE_STAGED
-        self._order = None
-        if self._staged.used:
-            order = self._staged.order(action.frames)
-            there, told = self._staged.known(action.frames, order)
-            self._staged.clear()
-            if any(row != index for row, index in enumerate(order)):
-                self._order = order
-                last = frozenset([row for row, index in enumerate(order) if index in last])
-        self.copied_ahead = len(told)
-        if self._trims and not there:
-            region.trim(slot, outputs=False)
-        frames, pieces, filled = fill_slot(
-            region, slot, action, payloads, self._input_bases, self._input_bytes_max, self._shares, order, there
-        )
-        region.filled[slot, False] += filled
-        if pieces and not self._gather(slot, pieces):
+        run, pieces = self._slots.fill(action, payloads, self._variants[action.variant], last, self._shares)
+        self.copied_ahead = len(run.staged)
+        if pieces and not self._gather(run.slot, pieces):
             return False
-        run = channel.Run(
-            action.batch_id, slot, frames, self._variants[action.variant], last, told, self._staged.number
-        )
-        return self._begin(action.batch_id, len(frames), channel.encode_run(run), action.planned_ns)
+        message = channel.encode_run(run)
+        return self._begin(action.batch_id, run.slot, len(run.frames), message, action.planned_ns)
 
     @property
     def stages(self) -> bool:
-        return self._ahead is not None and self._region is not None
+        return self._ahead is not None and self._slots is not None
 
     def stage(self, frames: Sequence[Frame], payloads: Sequence[Sequence[InputData]], bytes_max: int) -> bool:
         """Copies payloads into the slot of the next batch, and tells the worker of them. What does not fit, or cannot
         be read from memory that is shared with a client, is left to `run`.
         """
-        region, staged, slot = self._region, self._staged, (self._slot + 1) % channel.SLOTS
-        if region is None or len(frames) > len(staged.seqs):
+        slots = self._slots
+        if slots is None:
             return False
-        if self._trims and not staged.used:
-            region.trim(slot, outputs=False)
-        staged.refused.intersection_update([frame.seq for frame in frames])  # else it would grow where nothing runs
-        rows: list[int] = []
-        copied = 0
-        order = staged.order(frames)
-        for row, index in enumerate(order):
-            frame, payload = frames[index], payloads[index]
-            if staged.seqs[row] == frame.seq or frame.seq in staged.refused:
-                continue
-            if copied >= bytes_max:
-                break
-            staged.put(row, 0)
-            whole = len(payload) == len(self._input_bases)
-            try:
-                for position, (_, _, data) in enumerate(payload if whole else ()):
-                    size_bytes = self._input_bytes_max[position]
-                    offset = self._input_bases[position] + row * size_bytes
-                    whole &= put(region, slot, position, offset, data, size_bytes)
-                    region.filled[slot, False] += len(data)
-                    copied += len(data)
-            except (ValueError, OSError):
-                whole = False
-            if whole:
-                staged.put(row, frame.seq)
-                rows.append(row)
-            else:  # whoever runs it says so
-                staged.refused.add(frame.seq)
+        rows, is_full = slots.stage(frames, payloads, bytes_max)
         if rows and self._ahead is not None:
             try:
-                self._ahead.send(channel.encode_stage(staged.tell(rows), slot, rows))
+                self._ahead.send(channel.encode_stage(slots.staged.tell(rows), slots.next, rows))
             except BlockingIOError:
-                staged.told.clear()  # the worker is behind, and copies them when they run
+                slots.staged.told.clear()  # the worker is behind, and copies them when they run
             except OSError:
                 self._ahead.close()
                 self._ahead = None
-        return copied >= bytes_max
+        return is_full
 
     def _shares(self, memory: ClientMemory) -> bool:
         """Whether the worker can read that memory, of which it is told where it does not know it yet."""
@@ -429,18 +305,16 @@ class Worker:
 
     def warm(self, action: WarmLane) -> bool:
         """Runs a frame of the worker's own."""
-        if self._region is None or self._asked is not None:
+        if self._slots is None or self._asked is not None:
             return False
-        self._slot = (self._slot + 1) % channel.SLOTS
-        self._staged.clear()
-        self._order = None
-        message = channel.encode_warm(action.batch_id, self._slot, self._variants[action.variant])
-        return self._begin(action.batch_id, 0, message, WARM_NS)
+        slot = self._slots.skip()
+        message = channel.encode_warm(action.batch_id, slot, self._variants[action.variant])
+        return self._begin(action.batch_id, slot, 0, message, WARM_NS)
 
-    def _begin(self, batch_id: int, size: int, message: bytes | bytearray, planned_ns: int) -> bool:
+    def _begin(self, batch_id: int, slot: int, size: int, message: bytes | bytearray, planned_ns: int) -> bool:
         if self._forget:
             self._send_forget()
-        asked = Asked(batch_id, self._slot, size, time.monotonic_ns())
+        asked = Asked(batch_id, slot, size, time.monotonic_ns())
         try:
             self._socket.send(message)
         except OSError:
@@ -511,123 +385,20 @@ class Worker:
 
     # ---- what the worker says ----
 
-    def _first_message(self) -> None:
-        try:
-            message, fds = channel.receive_text(self._socket, max(self._text_bytes_left, 0))
-        except BlockingIOError:
-            return
-        except OSError:
-            message, fds = b"", []
-        except ValueError as error:
-            self._refuse_answer(error)
-            return
-        try:
-            if not message:
-                self._gone()
-            elif not self._ready.done():  # else the load has failed, and the worker is about to be killed
-                self._take_text(message, fds)
-        except Exception as error:  # otherwise the load would wait for its time-out
-            self._refuse_answer(error)
-        finally:
-            channel.close_all(fds)
-
-    def _refuse_answer(self, error: Exception) -> None:
-        """Ends the load, as the worker said something that can't be true."""
-        text = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
-        self._fail_load(f"its worker's answer makes no sense: {words(text, REASON_CHARS_MAX)}")
-        self.kill()
-
-    def _take_text(self, message: bytes, fds: list[int]) -> None:
-        """Takes what the worker says while it loads the model. The descriptors that it needs it takes out of `fds`."""
-        self._text_bytes_left -= len(message)
-        self._texts += 1
-        _, body = channel.decode_text(message)
-        if channel.kind_of(message) in (channel.PROGRESS, channel.ENGINE):
-            self._progresses += 1
-            self._texts -= 1
-        if self._text_bytes_left < 0 or self._texts > FILES_MAX + 1 or self._progresses > 2 * channel.PROGRESS_MAX:
-            raise ValueError(f"more than {TEXT_BYTES_MAX:,} bytes, or than {FILES_MAX} files")
-        if channel.kind_of(message) == channel.FILES:
-            self._take_files(read_files(body))
-        elif channel.kind_of(message) == channel.PROGRESS:
-            self._take_progress(read_progress(body, self._loop.time()))
-        elif channel.kind_of(message) == channel.ENGINE:
-            if self._answering is not None and not self._answering.done():
-                raise ValueError("a question before the one before it was answered")
-            self._answering = self._loop.create_task(self._answer(body), name=f"engine of {self.model}")
-        elif channel.kind_of(message) == channel.READY:
-            self._take_ready(body, fds)
-        elif channel.kind_of(message) == channel.LOAD_FAILED:
-            self._fail_load(read_reason(body), MemoryFull if body.get("full") is True else None)
-        else:
-            raise ValueError(f"a message of kind {channel.kind_of(message)}")
-
-    def _take_progress(self, progress: Progress) -> None:
-        if not self.compiles:
-            progress = replace(progress, builds=False)
-        before, self.progress = self.progress, progress
-        self._note_progress()
-        if progress.builds and progress.doing != before.doing:
-            expected_s = round(progress.expected_s) or None
-            _log.info("compiling", model=self.model, lane=self.lane, doing=progress.doing, took_before_s=expected_s)
-        if progress.builds or before.builds:
-            self.on_progress()
-
-    async def _answer(self, body: dict[str, Any]) -> None:
-        """Answers what the worker asks for an engine."""
-        answer: dict[str, Any] = {"folder": "", "there": False, "seconds": 0.0}
-        try:
-            if self.engines is not None:
-                answering = self._loop.create_task(self.engines.answer(body, self.contents))
-                try:
-                    await asyncio.sleep(0)  # it waits from here on
-                    self._note_progress()
-                    answer = await answering
-                finally:
-                    answering.cancel()
-                    self._note_progress()
-            if not self.ended:
-                channel.send_text(self._socket, channel.ENGINE, answer)
-        except OSError:
-            self._gone()
-        except Exception as error:
-            self._refuse_answer(error)
-
-    def _take_ready(self, body: dict[str, Any], fds: list[int]) -> None:
-        ready = read_ready(body, len(self._variants), time.monotonic_ns() - self._started_ns)
-        signature = ready.signature
-        if not fds:
-            raise ValueError("it has no region")
-        self._region = channel.Region(fds[0], body["input_bytes"], body["output_bytes"])
-        del fds[0]
-        self._input_bytes_max = [spec.bytes_max for spec in signature.inputs]
-        self._input_bases, needed = layout(self._input_bytes_max, max(signature.batch_sizes))
-        self._staged = StagedRows(max(signature.batch_sizes))
-        if needed > self._region.input_bytes:
-            raise ValueError(f"its region has {self._region.input_bytes} bytes for inputs that take {needed}")
-        self._answers = Answers(signature, self._region)
-        self._remembers = signature.stateful or signature.watched
-        self._state_bytes = signature.state_bytes if signature.state_layout else 0
-        self._trims = any(-1 in spec.shape or spec.encodings or spec.is_text for spec in signature.inputs)
-        if self._expected is not None:
-            self._refuse(changed_signature(self._expected.signature, signature))
-        if not self._ready.done():
+    def _loading_message(self) -> None:
+        self.load.hear()
+        if self.load.succeeded and not self.ended:
             self._loop.remove_reader(self._socket.fileno())
             self._loop.add_reader(self._socket.fileno(), self._message)
-            self._ready.set_result(ready)
 
-    def _take_files(self, digests: dict[str, FileDigest]) -> None:
-        self.contents |= digests
-        if len(self.contents) > FILES_MAX:
-            raise ValueError(f"more than {FILES_MAX} files")
-        if self._expected is not None:
-            self._refuse(changed_files(self._expected.contents, digests))
-
-    def _refuse(self, changes: list[str]) -> None:
-        """Ends the load of a version that is not what it was, if there are any changes."""
-        if changes:
-            self._fail_load(in_words(changes), OtherContents)
-            self.kill()
+    def _open(self, signature: Signature, region: channel.Region) -> None:
+        """Prepares for batches. Raises ValueError or BrokenAnswer where the region has not enough room."""
+        self._region = region
+        self._slots = Slots(signature, region)
+        self._answers = Answers(signature, region)
+        self._remembers = signature.stateful or signature.watched
+        self._state_bytes = signature.state_bytes if signature.state_layout else 0
+        self.sizes_vary = self._slots.sizes_vary
 
     def _message(self) -> bool:
         """Takes in one message. Returns whether there was one."""
@@ -653,8 +424,8 @@ class Worker:
                 self._take_given(message)
                 return True
             result = self._answers.read(message, asked, time.monotonic_ns())
-            if self._order is not None and isinstance(result, BatchResult):
-                result = as_dispatched(result, self._order)
+            if self._slots is not None and isinstance(result, BatchResult):
+                result = self._slots.as_dispatched(result)
         except DeviceGone as error:
             _log.error("device is lost, its worker is replaced", model=self.model, lane=self.lane, reason=str(error))
             self.device_lost = True
@@ -685,25 +456,18 @@ class Worker:
 
     # ---- its end ----
 
-    def _fail_load(self, reason: str, kind: "type[WorkerError] | None" = None) -> None:
-        if not self._ready.done():
-            self._ready.set_exception((kind or WorkerError)(reason))
-
     def _gone(self) -> None:
         """The socket has closed, so the process has ended or ends now."""
         if self.ended:
             return
         self._hang_up()
-        if self._ready.done():
+        if self.load.over:
             self._on_end(self)
         else:
             self._dying = watch_over(f"end of a worker of {self.model}", self._fail_load_by_end)
 
     async def _fail_load_by_end(self) -> None:
-        how = await self.reaped()
-        self.crashed = True
-        if not self._ready.done():
-            self._ready.set_exception(WorkerError(f"its worker process ended while it was loaded ({how})"))
+        self.load.fail_by_end(await self.reaped())
 
     async def reaped(self) -> str:
         """Returns when the process is gone and its memory given back. The result says for people how it ended."""
@@ -714,16 +478,13 @@ class Worker:
         self._output.end()
         if self.group is not None:
             self.group.remove()
-        if self.engines is not None:
-            await self.engines.end()
+        if self.load.engines is not None:
+            await self.load.engines.end()
         return code
 
     def _hang_up(self) -> None:
         self._asked = None
-        if self._answering is not None:
-            self._answering.cancel()
-        if self.engines is not None:
-            self.engines.over = True
+        self.load.hang_up()
         if self._giving is not None:
             giving, given = self._giving
             self._giving = None
@@ -738,16 +499,4 @@ class Worker:
             self._ahead = None
         if self._region is not None:
             self._region.close()
-            self._region = None
-
-
-class WorkerError(Exception):
-    """A model could not be loaded; the text says why."""
-
-
-class MemoryFull(WorkerError):
-    """There is not enough memory to load it, or to warm it up."""
-
-
-class OtherContents(WorkerError):
-    """The files, or what a worker made of them, are not what the first worker of the version has loaded."""
+            self._region = self._slots = None

@@ -33,12 +33,14 @@ def describe(body: dict[str, Any]) -> dict[str, Any]:
         # These imports are not at the top so that a missing library is a problem like others.
         from duly.worker.confine import confine_for
         from duly.worker.open_graph import plan_graph
+        from duly.worker.open_session import MachineShare
         from duly.worker.ort_session import OrtSession
         from duly.worker.version_files import VersionFiles
 
         confine_for(body)
         opened = VersionFiles(model, Path(body["folder"]), lambda digests: None).graph(file)
-        session = OrtSession(opened, name, config, "cpu:0", Path(body["model_folder"]), int(body["threads"]))
+        share = MachineShare(int(body["threads"]))
+        session = OrtSession(opened, name, config, "cpu:0", Path(body["model_folder"]), share)
         graph = {
             "inputs": _listed(session.graph.inputs.values()),
             "outputs": _listed(session.graph.outputs.values()),

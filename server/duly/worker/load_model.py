@@ -33,7 +33,8 @@ from duly.worker.model import Model
 from duly.worker.no_room import size_that_runs
 from duly.worker.open_extents import say_shape
 from duly.worker.open_graph import OpenGraph, open_graph
-from duly.worker.ort_session import OrtSession, onnxruntime_version
+from duly.worker.open_session import MachineShare, onnxruntime_version
+from duly.worker.ort_session import OrtSession
 from duly.worker.pin_memory import pin
 from duly.worker.plan import Plan
 from duly.worker.providers import warm_after_ns
@@ -163,9 +164,7 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust, engines: Engi
             config,
             lane,
             model_folder,
-            int(body["threads"]),
-            next(memories),
-            str(body.get("stream_class", "")),
+            MachineShare(int(body["threads"]), next(memories), str(body.get("stream_class", ""))),
             engines,
             table,
         )

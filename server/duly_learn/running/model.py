@@ -20,8 +20,9 @@ from duly.runtime.held_frames import InputData
 from duly.runtime.load_answers import Ready
 from duly.runtime.outcome import Output
 from duly.runtime.worker_launch import start_worker
+from duly.runtime.worker_load import WorkerError
 from duly.runtime.worker_port import BatchResult, NoRoom
-from duly.runtime.worker_process import Worker, WorkerError
+from duly.runtime.worker_process import Worker
 from duly.streams.errors import InvalidFrame
 from duly.worker.dtypes import DTYPES, text_array
 from duly.worker.text import read_texts
@@ -261,7 +262,7 @@ def running(
         fingerprint = None if expected is None else Fingerprint({}, _as_a_worker_says(expected))
         worker = start_worker(alone, lane, threads, SizeLimits(), on_batch, on_end, fingerprint, checked=False)
         try:
-            return worker, await worker.ready(LOAD_SECONDS_MAX)
+            return worker, await worker.load.ready(LOAD_SECONDS_MAX)
         except BaseException:
             await worker.stop()
             raise

@@ -14,6 +14,7 @@ from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig
 from duly.streams.errors import InvalidFrame
 from duly.worker.batch_axes import Placed
+from duly.worker.binding import Binding
 from duly.worker.channel import OK, Region, Run, TensorRef
 from duly.worker.dtypes import Array
 from duly.worker.errors import LoadError, RunError
@@ -21,7 +22,8 @@ from duly.worker.first_states import with_first_states
 from duly.worker.memory import memory_bytes_max
 from duly.worker.model import Model
 from duly.worker.open_graph import OpenGraph, plan_graph
-from duly.worker.ort_session import Binding, OrtSession
+from duly.worker.open_session import MachineShare
+from duly.worker.ort_session import OrtSession
 from duly.worker.plan import Plan
 from duly.worker.sizing import Room, with_room
 from duly.worker.slot_layout import layout
@@ -110,7 +112,7 @@ class _WatchedSession(OrtSession):
     def __init__(
         self, file: GraphFile, name: str, config: ModelConfig, lane: str, model_folder: Path, threads: int
     ) -> None:
-        super().__init__(file, name, config, lane, model_folder, threads)
+        super().__init__(file, name, config, lane, model_folder, MachineShare(threads))
         self.seen: list[Sight] = []
 
     def bind(

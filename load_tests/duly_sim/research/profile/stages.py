@@ -55,7 +55,12 @@ STAGES = (
     ),
     Stage(
         "to the worker and back",
-        _files("duly/runtime/worker_process.py", "duly/runtime/answers.py", "duly/worker/channel.py"),
+        _files(
+            "duly/runtime/worker_process.py",
+            "duly/runtime/slots.py",
+            "duly/runtime/answers.py",
+            "duly/worker/channel.py",
+        ),
     ),
     Stage("driver", _files("duly/runtime/")),
 )

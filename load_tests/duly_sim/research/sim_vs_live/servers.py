@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from duly.app import App, StartError
+from duly.app import App
 from duly.config import ServerConfig
 from duly.core.events import DispatchBatch, ModelGone, ModelReady, WarmLane
 from duly.core.types import Frame
@@ -31,8 +31,10 @@ from duly.runtime.driver import Driver
 from duly.runtime.given_state import GivenState
 from duly.runtime.held_frames import InputData
 from duly.runtime.worker_launch import start_worker
+from duly.runtime.worker_load import WorkerError
 from duly.runtime.worker_port import BatchResult, NoRoom
-from duly.runtime.worker_process import Worker, WorkerError
+from duly.runtime.worker_process import Worker
+from duly.start_error import StartError
 from duly_load.graphs import Chain
 from duly_load.scenario.scenario import Scenario
 from duly_load.targets.duly_and_floor import OwnServer, running
@@ -76,7 +78,7 @@ class SleepingLane:
         self.model, self.lane = served.key, lane
         self._worker = start_worker(served.version, lane, THREADS, SizeLimits(), self._ran, self._ended)
         try:
-            await self._worker.ready(READY_S)
+            await self._worker.load.ready(READY_S)
         except BaseException:
             await self._worker.stop()
             raise
