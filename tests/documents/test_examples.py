@@ -60,7 +60,7 @@ ELSEWHERE = {"docs/openpi.md", "docs/zenoh.md", "docs/egodriver.md", "docs/kserv
 """Pages whose examples are of the other side's software, or of a gateway's settings: tests/peers and tests/gateways."""
 RUN = ("duly models", "duly-sim run")
 """Commands of the examples that are quick, and are run, not only understood."""
-SLOW = ("duly models optimize", "duly models guards")
+SLOW = ("duly models optimize", "duly models guards", "duly models calibrate")
 """And of these some that are not."""
 POLICY = "[[principal]]"
 """What tells a policy file from a model.toml."""
@@ -119,9 +119,12 @@ MODELS = [block for block in blocks("toml") if POLICY not in block.text and bloc
 
 @pytest.mark.parametrize("block", MODELS, ids=place)
 def test_toml_is_a_model_toml(block: Piece, tmp_path: Path) -> None:
-    files = [variant["file"] for variant in tomllib.loads(block.text).get("variant", [{"file": "model.onnx"}])]
+    variants = tomllib.loads(block.text).get("variant", [{"file": "model.onnx"}])
+    files = [variant["file"] for variant in variants]
     for file in files:
         graphs.save(tmp_path, "model", graphs.doubling(), block.text, file=file)
+    for table in (variant["int8_calibration"] for variant in variants if "int8_calibration" in variant):
+        (tmp_path / "model" / "1" / table).touch()
     versions, problems = Repository(tmp_path).scan()
     assert not problems
     assert len(versions[0].config.variants) == len(files)
