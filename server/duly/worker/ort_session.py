@@ -29,7 +29,7 @@ from duly.worker.libraries import shown
 from duly.worker.ort_errors import full_reason, load_reason, run_reason
 from duly.worker.ort_installed import check_installed
 from duly.worker.plugins import chosen, plugin_of
-from duly.worker.providers import Node, ProviderError, check_available, check_used, wanted
+from duly.worker.providers import ASK_THE_DOCTOR, Node, ProviderError, check_available, check_used, wanted
 from duly.worker.stream_priority import PriorityStream, priority_stream
 from duly.worker.version_files import GraphFile
 
@@ -41,6 +41,7 @@ import onnxruntime  # noqa: E402
 _LOG_ERRORS = 3  # ORT_LOGGING_LEVEL_ERROR
 _LOG_FATAL = 4  # ORT_LOGGING_LEVEL_FATAL
 onnxruntime.set_default_logger_severity(_LOG_ERRORS)  # else it may warn of devices that a confined worker cannot see
+_NO_DEVICE = "Failed to get a WebGPU adapter"  # there is no driver for Vulkan, or none that WebGPU takes
 _NO_GRAPH = -1  # kCudaGraphAnnotationSkip
 _SAME_AS_REQUESTED = 1  # ArenaExtendStrategy::kSameAsRequested
 _DATATYPES = {f"tensor({dtype.name})": name for name, dtype in DTYPES.items()}
@@ -93,7 +94,7 @@ class OrtSession:
         try:
             plugins = _plugins(asked)
             built_in = onnxruntime.get_available_providers()
-            check_available(asked, [*built_in, *plugins], f"onnxruntime {onnxruntime.__version__}")
+            check_available(asked, [*built_in, *plugins], check_installed())
             if stream_class and asked[0].name in (CUDA, TENSORRT):
                 onnxruntime.preload_dlls()
                 self._stream = priority_stream(int(device_of(lane)), stream_class)
@@ -119,7 +120,8 @@ class OrtSession:
                 of_device = asked[0].name != CPU
                 raise LoadFull(f"{name}: {full_reason(str(error), of_device)}") from error
             provider = "" if asked[0].name == CPU else f"{_asker(config, lane)}: {asked[0].name}: "
-            raise LoadError(f"{name}: {load_reason(str(error), file.path, provider)}") from error
+            hint = ASK_THE_DOCTOR if _NO_DEVICE in str(error) else ""
+            raise LoadError(f"{name}: {load_reason(str(error), file.path, provider)}{hint}") from error
         self.graph = Graph(_tensors(self._session.get_inputs()), _tensors(self._session.get_outputs()))
         self._halves = _halves(self.graph.inputs) | _halves(self.graph.outputs)
         self._run_options = _run_options(_NO_GRAPH)
