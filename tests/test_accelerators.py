@@ -11,8 +11,10 @@ from duly.accelerators import (
     MEANINGS,
     OPENVINO,
     QNN,
+    TENSORRT,
     TENSORRT_RTX,
     VITIS_AI,
+    compiles,
     device_of,
     how_to_install,
     is_lane,
@@ -66,6 +68,13 @@ def test_openvino_takes_no_more_threads_on_the_processor_than_a_lane_has() -> No
     assert wanted(ModelConfig(), "openvino:GPU", 3)[0].options == {"device_type": "GPU"}
     own = ModelConfig(providers=(Provider(name=OPENVINO, options={"num_of_threads": 1}),))
     assert wanted(own, "openvino:CPU", 3)[0].options["num_of_threads"] == 1
+
+
+def test_where_something_is_compiled() -> None:
+    assert compiles("openvino:CPU", [])
+    assert compiles("cuda:0", [TENSORRT, CUDA])
+    assert not compiles("cuda:0", [])
+    assert not compiles("cpu:0", ["CPUExecutionProvider", "SomeExecutionProvider"])
 
 
 def test_a_provider_of_another_kind_gets_nothing_of_the_lane() -> None:

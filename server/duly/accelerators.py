@@ -5,7 +5,7 @@ missing, and docs/accelerators.md is made from it. It loads nothing and looks at
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 CPU = "CPUExecutionProvider"
@@ -80,14 +80,12 @@ class Accelerator(NamedTuple):
     """Whether clocks fall where nothing runs, so that the first batches after that would be late."""
     seen_by: str = ""
     """How to see with the system's own means whether a device is there: a command or a file."""
-    ran: str = ""
-    """Where duly has run on it: for people to judge what to expect. Empty: nowhere yet."""
 
 
 # The order is that of the page.
 ACCELERATORS: tuple[Accelerator, ...] = (
     Accelerator(
-        CPU, "cpu", "any processor", wheel="onnxruntime", extra="cpu", reads_host=True, ran="in CI, all tests"
+        CPU, "cpu", "any processor", wheel="onnxruntime", extra="cpu", reads_host=True
     ),
     Accelerator(
         CUDA, "cuda", "GPUs of NVIDIA", wheel="onnxruntime-gpu", extra="gpu", machines=("x86_64",),
@@ -120,14 +118,12 @@ ACCELERATORS: tuple[Accelerator, ...] = (
         needs="for GPUs and NPUs Intel's drivers: intel-opencl-icd, intel-driver-compiler-npu and intel-level-zero-npu",
         device_option="device_type", devices=r"CPU|(GPU|NPU)(\.(0|[1-9][0-9]?))?", first="CPU",
         reads_host=True, seen_by="/dev/dri/renderD*, /dev/accel/accel*",
-        ran="in CI, on its CPU device: the worker's tests and the end-to-end tests",
         cache_options=(("cache_dir", FOLDER),),
     ),
     Accelerator(
         WEBGPU, "webgpu", "GPUs of any vendor that have Vulkan", wheel="onnxruntime-webgpu",
         plugin="onnxruntime-ep-webgpu", extra="webgpu", machines=("x86_64",),
         needs="libvulkan1 and the vendor's driver for Vulkan", devices="0", idles=True, seen_by="vulkaninfo --summary",
-        ran="in CI, over SwiftShader, a Vulkan device in software: the worker's tests and the end-to-end tests",
     ),
     Accelerator(
         MIGRAPHX, "migraphx", "GPUs of AMD", wheel="onnxruntime-migraphx", needs="ROCm with MIGraphX",
@@ -167,6 +163,14 @@ def share_device(lane: str, lanes: Iterable[str]) -> bool:
     """Whether another of the lanes is on the same device."""
     own = lane.partition("/")[0]
     return any(other != lane and other.partition("/")[0] == own for other in lanes)
+
+
+def compiles(lane: str, providers: Sequence[str]) -> bool:
+    """Whether anything is compiled when a model is loaded on the lane. `providers`: those that the model asks for;
+    none: the lane's own.
+    """
+    rows = [of_provider(name) for name in providers] or [of_lane(lane)]
+    return any(row is not None and bool(row.cache_options) for row in rows)
 
 
 def is_lane(name: str) -> bool:

@@ -85,7 +85,7 @@ def loaded(app: App) -> LoadedVersion:
 
 async def asked(channel: grpc.aio.Channel, count: int) -> None:
     """Each of so many frames that come at once gets the answer that the CPU gives."""
-    async with Wire(channel, model="eye") as wire:
+    async with Wire(channel, model="eye", default_budget_nano=60 * 10**9) as wire:
         sent = pictures(count)
         await wire.send(*(frame(nth, each) for nth, each in enumerate(sent, start=1)))
         for nth, each in enumerate(sent, start=1):
@@ -104,7 +104,7 @@ async def test_a_worker_that_is_killed_is_replaced_on_the_device(
     server: App, channel: grpc.aio.Channel, lane: str
 ) -> None:
     (worker,) = loaded(server).workers.values()
-    async with Wire(channel, model="eye") as wire:
+    async with Wire(channel, model="eye", default_budget_nano=60 * 10**9) as wire:
         os.kill(worker.pid, signal.SIGSTOP)  # it is sure to be there when the frame comes
         await wire.send(frame(1, pictures(1)[0]))
         os.kill(worker.pid, signal.SIGKILL)
@@ -183,7 +183,7 @@ async def test_a_device_that_is_lost_takes_the_lane_down_and_the_frames_wait_for
     async with serving(models, lanes=(lane,)) as app, grpc.aio.insecure_channel(app.address) as channel:
         await asked(channel, 1)
         (before,) = loaded(app).workers.values()
-        async with Wire(channel, model="eye") as wire:
+        async with Wire(channel, model="eye", default_budget_nano=60 * 10**9) as wire:
             losing.touch()
             await wire.send(frame(1, pictures(1)[0], budget_nano=10**9))
             outcome = await wire.outcome(1)

@@ -97,6 +97,7 @@ async def test_what_is_compiled_is_told_while_it_is(
     """The time-out of a load does not count meanwhile."""
     monkeypatch.setattr(server._supervisor, "_load_timeout_s", 1.0)
     mode = add(root, "slow", 1, "compiles")
+    (root / "slow/model.toml").write_text('providers = [{ name = "OpenVINOExecutionProvider" }]\n')
     models = model_pb2_grpc.ModelServiceStub(link)
     loading = asyncio.create_task(server.host.load("slow", "1"))
     told = re.compile(r"made-up provider compiles model.onnx, for \d+ s so far; it took 210 s before \(cpu:0\)")
@@ -117,6 +118,16 @@ async def test_what_is_compiled_is_told_while_it_is(
     listed = await models.ListModels(model_pb2.ListModelsRequest())
     assert [model.versions[0].progress for model in listed.models if model.name == "slow"] == [""]
     await server.host.unload("slow", "1")
+
+
+async def test_who_has_nothing_to_compile_gets_no_time_for_it(
+    server: App, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server._supervisor, "_load_timeout_s", 1.0)
+    add(root, "claims", 1, "compiles")
+    with pytest.raises(ModelError, match=r"not ready after 1 s \(load_timeout_s\)"):
+        await server.host.load("claims", "1")
+    await server.host.unload("claims", "1")
 
 
 @pytest.mark.parametrize("words", hostile_worker.HARMLESS_LOADS)

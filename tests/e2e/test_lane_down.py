@@ -157,6 +157,43 @@ async def test_a_version_that_is_loaded_while_a_lane_is_down_serves_there_once_i
     await until(lambda: late.state is VersionState.READY, "it serves on both lanes", 300)
 
 
+async def test_a_lane_that_goes_down_or_comes_back_during_a_load_leaves_the_version_to_the_other(
+    server: App, gpu: nvml.Gpu, models: Path
+) -> None:
+    supervisor, down = server._supervisor, server.catalogue.lanes_down
+
+    async def loading(name: str, lane: str) -> tuple[LoadedVersion, "asyncio.Task[object]"]:
+        """Begins to load a version, and returns once its worker for the lane is being started."""
+        graphs.save(models, name, graphs.doubling(), TOML)
+        load = asyncio.create_task(server.host.load(name, ""))
+        await until(
+            lambda: any(worker.lane == lane for each in server.catalogue.versions(name) for worker in each.starting),
+            f"{name} is loaded on {lane}",
+        )
+        return server.catalogue.versions(name)[0], load
+
+    first, load = await loading("first", "cpu:1")
+    supervisor.lane_down("cpu:1", "for the test")
+    await load
+    assert (first.state, set(first.workers)) == (VersionState.RECOVERING, {"cpu:0"})
+    assert first.error == "cpu:1 is down: for the test"
+    second, load = await loading("second", "cpu:0")
+    supervisor.lane_up("cpu:1")
+    supervisor.lane_down("cpu:0", "for the test")
+    await load
+    assert second.state is VersionState.RECOVERING
+    supervisor.lane_up("cpu:0")
+    assert not down
+    for version in (first, second):
+        await until(lambda version=version: version.state is VersionState.READY, "it serves on both lanes", 300)
+        assert set(version.workers) == {"cpu:0", "cpu:1"}
+    supervisor.lane_down("cpu:0", "for the test")
+    third, load = await loading("third", "cpu:1")
+    supervisor.lane_up("cpu:0")
+    await load
+    await until(lambda: third.state is VersionState.READY, "it serves on both lanes", 300)
+
+
 async def test_without_another_lane_each_frame_is_answered_and_none_is_blamed(models: Path, gpu: nvml.Gpu) -> None:
     async with (
         serving(models, lanes=("cpu:0",)) as app,

@@ -114,6 +114,12 @@ async def test_gpus_are_asked_by_what_cuda_counts(library: Library) -> None:
     assert (await devices.memory("cpu:0")) is not None
 
 
+async def test_those_who_ask_at_the_same_time_are_all_answered(library: Library) -> None:
+    devices = Devices(library, ("cuda:0",), find)
+    told = await asyncio.gather(devices.memory("cuda:0"), devices.memory("cuda:0"))
+    assert told == [DeviceMemory(GPU, "cuda:0", 16, 3, {7: 2})] * 2
+
+
 async def test_a_driver_that_hangs_is_waited_for_once(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     going_on = threading.Event()
 

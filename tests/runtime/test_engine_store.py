@@ -1,7 +1,9 @@
 """Engines on the disk: whole or not there, nobody else's, and no more than may be."""
 
+import errno
 import json
 import os
+import resource
 import stat
 from pathlib import Path
 
@@ -81,6 +83,26 @@ def test_a_damaged_engine_is_not_given_and_gone(store: EngineStore, folder: Path
         assert not entry.exists()
     assert put(store, "k", FILES) == ""
     assert taken(store, "k") == FILES
+
+
+def test_an_engine_outlives_a_server_that_may_open_no_more_files(store: EngineStore) -> None:
+    put(store, "k", FILES)
+    target = store.worker_folder()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+            store.take("k", target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert taken(store, "k") == FILES
+
+
+def test_what_is_no_engine_goes_when_another_is_kept(store: EngineStore, folder: Path) -> None:
+    put(store, "k", FILES)
+    (folder / "entries/k/manifest.json").unlink()
+    put(store, "other", FILES)
+    assert [entry.name for entry in (folder / "entries").iterdir()] == ["other"]
 
 
 def test_a_manifest_that_leads_out_is_none(store: EngineStore, folder: Path, tmp_path: Path) -> None:

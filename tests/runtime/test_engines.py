@@ -1,6 +1,7 @@
 """What a worker gets that asks for an engine: one that is there, the right to make it, or nothing."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from duly.accelerators import TENSORRT
 from duly.models.digests import FileDigest
 from duly.models.spec import ModelConfig, Provider
-from duly.runtime.engine_store import EngineStore, NotTrusted
+from duly.runtime.engine_store import EngineStore, NotTrusted, key_of
 from duly.runtime.engines import ENGINES_MAX, BadQuestion, EngineCounts, Engines, WorkerEngines
 
 CONTENTS = {"m/1/model.onnx": FileDigest("aa", 9), "m/1/w.bin": FileDigest("bb", 9)}
@@ -119,6 +120,42 @@ async def test_a_worker_that_ends_while_it_waits_leaves_no_lock(bench: Bench) ->
     await second.end()
     await first.end()
     await bench.made(bench.worker())
+
+
+async def test_a_worker_that_ends_just_as_it_may_make_it_leaves_no_lock(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, goes_on = threading.Event(), threading.Event()
+    has_room = bench.store.has_room
+
+    def slow() -> bool:
+        looks.set()
+        goes_on.wait()
+        return has_room()
+
+    monkeypatch.setattr(bench.store, "has_room", slow)
+    first = bench.worker()
+    asking = asyncio.create_task(first.answer(ASKED, CONTENTS))
+    while not looks.is_set():
+        await asyncio.sleep(0)
+    asking.cancel()
+    goes_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await first.end()
+    lock = bench.store.lock(key_of({"model.onnx": "aa", "w.bin": "bb"}, ASKED["parts"]))
+    assert lock is not None
+    lock.release()
+
+
+async def test_a_lock_is_given_back_once_where_the_disk_fills_up_between_two_attempts(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = bench.worker()
+    await bench.made(first)
+    monkeypatch.setattr(bench.store, "has_room", lambda: False)
+    assert (await first.answer(ASKED | {"damaged": True}, CONTENTS))["folder"] == ""
+    await first.end()  # which raises EBADF where it closes a descriptor that is closed
 
 
 async def test_an_engine_that_does_not_work_is_thrown_away(bench: Bench) -> None:

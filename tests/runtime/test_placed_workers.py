@@ -64,6 +64,21 @@ def test_a_worker_that_dies_is_replaced_though_its_memory_still_counts(monkeypat
     in_a_bench(monkeypatch, story)
 
 
+def test_the_last_worker_of_a_version_that_gives_nothing_finite_leaves_no_claim(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(bench: Bench) -> None:
+        loaded = bench.catalogue.find("m", "1")
+        dies = loaded.workers["cpu:0"]
+        loaded.hollow = dies.hollow = True
+        dies.give_up("for the test")
+        await bench.turn(20)
+        await bench.until(lambda: [claim.key for claim in bench.placement.claims] == ["n/1"])
+        assert loaded.state is VersionState.FAILED
+
+    in_a_bench(monkeypatch, story)
+
+
 def test_a_load_for_which_memory_ends_says_who_has_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     async def story(bench: Bench) -> None:
         def fails(self: ScriptedProcess, model: str) -> None:

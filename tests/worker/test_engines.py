@@ -12,12 +12,12 @@ import onnx
 import pytest
 from onnx import helper
 
-from duly.accelerators import MIGRAPHX, OPENVINO, TENSORRT, TENSORRT_RTX, of_provider
+from duly.accelerators import CUDA, MIGRAPHX, OPENVINO, TENSORRT, TENSORRT_RTX, of_provider
 from duly.models.spec import ModelConfig, Provider
 from duly.worker import device_facts
 from duly.worker.engines import Engines, NoLink
 from duly.worker.graph_facts import InputFacts, NoGraph, graph_facts
-from duly.worker.providers import ProviderError
+from duly.worker.providers import ProviderError, wanted
 from duly.worker.shape_profile import shape_options
 from duly.worker.version_files import GraphFile
 from tests import graphs
@@ -251,6 +251,27 @@ def test_the_question_has_all_that_the_engine_depends_on_and_not_which_gpu_it_is
     assert parts["versions"]["tensorrt"] == 0
     assert "driver" in parts["device"]
     assert "device_id" not in parts["providers"][0][1]
+
+
+@pytest.mark.parametrize(("lane", "name"), [("cuda:0", TENSORRT), ("migraphx:0", MIGRAPHX)])
+def test_how_much_memory_is_left_is_no_part_of_the_question_but_what_model_toml_says_is(
+    tmp_path: Path, lane: str, name: str
+) -> None:
+    row = of_provider(name)
+    assert row is not None
+
+    def question(config: ModelConfig, memory_bytes_max: int) -> dict[str, Any]:
+        server, sessions = Server(tmp_path, True), Sessions()
+        asked = wanted(config, lane, 1, memory_bytes_max)
+        engines(server, lane).open(asked, file_of(graphs.doubling()), None, config, sessions)
+        assert row.memory_option in sessions.options[0]
+        return server.asked[0]
+
+    left = ModelConfig(providers=(Provider(name=name), Provider(name=CUDA)))
+    assert question(left, 5_000_000_001) == question(left, 4_000_000_003)
+    stated = [ModelConfig(providers=(Provider(name=name, options={row.memory_option: size}),)) for size in (1, 2)]
+    assert question(stated[0], 7) == question(stated[0], 8)
+    assert question(stated[0], 7) != question(stated[1], 7)
 
 
 def test_an_engine_that_does_not_work_is_thrown_away_once(tmp_path: Path) -> None:

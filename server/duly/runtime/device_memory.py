@@ -51,21 +51,22 @@ class Devices:
         self._lanes = lanes
         self._find = find
         self._gpus: Mapping[str, str] | None = None
-        self._asked: asyncio.Future[DeviceMemory | None] | None = None
+        self._hangs: asyncio.Future[DeviceMemory | None] | None = None
+        """The answer that was waited for in vain; None: none was."""
 
     async def memory(self, lane: str) -> DeviceMemory | None:
         """Returns the memory of the device that the lane is on; None: it is not known. Where one answer hangs, no other
         is waited for.
         """
-        if self._asked is not None and not self._asked.done() and not on_host(lane):
+        if self._hangs is not None and not self._hangs.done() and not on_host(lane):
             return None
         asked = in_thread(lambda: self._memory(lane))
-        if not on_host(lane):
-            self._asked = asked
         try:
             async with asyncio.timeout(ASK_SECONDS_MAX):
                 return await asyncio.shield(asked)
         except TimeoutError:
+            if not on_host(lane):
+                self._hangs = asked
             return None
 
     def _memory(self, lane: str) -> DeviceMemory | None:

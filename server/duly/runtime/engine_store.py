@@ -15,6 +15,7 @@ Several servers may share the folder. All of this reads and writes files; call i
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -40,6 +41,7 @@ ABOUT_CHARS_MAX = 500
 """What is said of an entry, for people, is cut off there."""
 NOTHING = "nothing was written"
 """Why there is no engine where a provider has compiled nothing that it could keep."""
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _CHUNK_BYTES = 1 << 20
 _MANIFEST = "manifest.json"
 _LOCK_TRIES = 100
@@ -109,13 +111,16 @@ class EngineStore:
     # ---- engines ----
 
     def take(self, key: str, target: Path) -> Found | None:
-        """Copies an engine into an empty folder; None: there is none, or it was damaged and is gone now."""
+        """Copies an engine into an empty folder; None: there is none, or it was damaged and is gone now. Raises OSError
+        where the system has no room for the copy, which says nothing about the engine.
+        """
         entry = self._entries / key
         try:
             manifest = _manifest(entry)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            _raise_for_want_of_room(error)
             self.discard(key)
             return None
         try:
@@ -129,8 +134,9 @@ class EngineStore:
             with contextlib.suppress(OSError):  # it may have been removed meanwhile
                 os.utime(entry / _MANIFEST)
             return Found(len(manifest["files"]), size_bytes, float(manifest["seconds"]))
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
             empty(target)
+            _raise_for_want_of_room(error)
             if entry.exists():
                 self.discard(key)
             return None
@@ -223,9 +229,12 @@ class EngineStore:
         """Removes the engines that were not used for longest, until the others are no more than may be."""
         found: list[tuple[float, str, int]] = []
         for entry in self._entries.iterdir():
-            with contextlib.suppress(OSError, ValueError):
+            try:
                 size_bytes = sum(size for _, size in _manifest(entry)["files"].values())
                 found.append(((entry / _MANIFEST).stat().st_mtime, entry.name, size_bytes))
+            except (OSError, ValueError) as error:
+                _raise_for_want_of_room(error)
+                self.discard(entry.name)  # it is none, and counts for nothing
         total = sum(size for _, _, size in found)
         for _, name, size in sorted(found):
             if total <= self.bytes_max:
@@ -338,6 +347,11 @@ def _manifest(entry: Path) -> dict[str, Any]:
     if any(Path(name).is_absolute() or ".." in Path(name).parts for name in files):
         raise ValueError("a name leads out")
     return manifest
+
+
+def _raise_for_want_of_room(error: Exception) -> None:
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        raise error
 
 
 def _names(folder: Path) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import structlog
 
-from duly.accelerators import of_lane, of_provider
+from duly.accelerators import compiles
 from duly.models.digests import FileDigest
 from duly.models.spec import ModelConfig
 from duly.runtime.engine_store import NOTHING, EngineStore, KeyLock, NotTrusted, empty, key_of
@@ -208,32 +208,43 @@ class WorkerEngines:
                 engine = self._engines[key] = _Engine(key, folder, None, True, 0.0, about, graph)
                 return engine, found.seconds
             # Not in a thread, whose lock would stay for ever where this is cancelled. It waits for nothing.
-            lock = before.lock if before is not None and before.lock is not None else self._store.lock(key)
+            lock = self._given_up(before) or self._store.lock(key)
             if lock is not None or time.monotonic() > until_s:
                 break
             if not told:
                 told = True
                 _log.info("another server makes the same engine", model=self._model, lane=self._lane)
             await asyncio.sleep(WAIT_LOOK_SECONDS)
-        if told and lock is not None and (found := await asyncio.to_thread(self._store.take, key, folder)) is not None:
-            lock.release()
-            engine = self._engines[key] = _Engine(key, folder, None, True, 0.0, about, graph)
-            return engine, found.seconds
-        if not await asyncio.to_thread(self._store.has_room):
-            if lock is not None:
+        kept = False
+        try:
+            found = await asyncio.to_thread(self._store.take, key, folder) if told and lock is not None else None
+            if found is not None:
+                engine = self._engines[key] = _Engine(key, folder, None, True, 0.0, about, graph)
+                return engine, found.seconds
+            if not await asyncio.to_thread(self._store.has_room):
+                _log.warning("engine is not kept", model=self._model, lane=self._lane, why="the disk is full")
+                return None, 0.0
+            kept = True
+            engine = self._engines[key] = _Engine(key, folder, lock, False, 0.0, about, graph)
+            return engine, await asyncio.to_thread(self._store.seconds_of, graph)
+        finally:
+            if lock is not None and not kept:  # also where this is cancelled: nobody else could make it any more
                 lock.release()
-            _log.warning("engine is not kept", model=self._model, lane=self._lane, why="the disk is full")
-            return None, 0.0
-        engine = self._engines[key] = _Engine(key, folder, lock, False, 0.0, about, graph)
-        return engine, await asyncio.to_thread(self._store.seconds_of, graph)
 
     def _throw_away(self, key: str) -> None:
         self._store.discard(key)
         if key in self._engines:
             empty(self._engines[key].folder)
 
-    def _release(self, engine: _Engine) -> None:
+    def _given_up(self, engine: _Engine | None) -> KeyLock | None:
+        """Takes the lock from an engine that is no use, for another attempt."""
+        if engine is None:
+            return None
         lock, engine.lock = engine.lock, None
+        return lock
+
+    def _release(self, engine: _Engine) -> None:
+        lock = self._given_up(engine)
         if lock is not None:
             lock.release()
 
@@ -261,8 +272,7 @@ class Engines:
 
     def begin(self, model: str, lane: str, config: ModelConfig) -> WorkerEngines | None:
         """Makes a folder for a worker; None: nothing that it runs on compiles anything, or it cannot have one."""
-        rows = [of_provider(provider.name) for provider in config.providers] or [of_lane(lane)]
-        if self._refused or not any(row is not None and row.cache_options for row in rows):
+        if self._refused or not compiles(lane, [provider.name for provider in config.providers]):
             return None
         try:
             engines = WorkerEngines(self.open(), model, lane, self._counts)

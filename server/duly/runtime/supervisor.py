@@ -114,14 +114,19 @@ class Supervisor:
         before = loaded.fingerprint
         began_s = self._time()
         _log.info("loading", model=loaded.key, lanes=",".join(self._catalogue.lanes))
-        down = [lane for lane in self._catalogue.lanes if lane in self._catalogue.lanes_down]
+        down: dict[str, str] = {}
+        """The lanes that it was not loaded on, and why."""
         try:
-            if len(down) == len(self._catalogue.lanes):
-                raise WorkerError(self._says_down(down[0]))
             for lane in self._catalogue.lanes:
-                if lane in down:
+                try:
+                    if lane in self._catalogue.lanes_down:
+                        raise WorkerError(self._says_down(lane))
+                    worker, ready = await self._start_worker(loaded, lane, self._load_timeout_s)
+                except WorkerError:
+                    if lane not in self._catalogue.lanes_down:
+                        raise
+                    down[lane] = self._says_down(lane)
                     continue
-                worker, ready = await self._start_worker(loaded, lane, self._load_timeout_s)
                 loaded.load_s = max(loaded.load_s, self._time() - began_s)
                 began_s = self._time()
                 if loaded.state is VersionState.FAILED:  # as a worker of another lane had to be replaced meanwhile
@@ -134,6 +139,8 @@ class Supervisor:
                     for note in (*ready.notes, *notes_of_labels(loaded.version, ready.signature)):
                         _log.warning("model serves otherwise than was perhaps meant", model=loaded.key, note=note)
                 self._serve(loaded, worker, ready)
+            if len(down) == len(self._catalogue.lanes):
+                raise WorkerError(next(iter(down.values())))
         except BaseException as error:
             known = isinstance(error, WorkerError)
             reason = _told(loaded, error) if known else "loading it was given up"
@@ -144,9 +151,11 @@ class Supervisor:
             if not known:
                 raise
             raise ModelError("LOAD_FAILED", f"{loaded.key}: {reason}") from None
-        loaded.state = VersionState.READY
-        for lane in down:
-            loaded.state, loaded.error = VersionState.RECOVERING, self._says_down(lane)
+        # Workers of lanes that it was loaded on may have ended since.
+        everywhere = len(loaded.workers) == len(self._catalogue.lanes)
+        loaded.state = VersionState.READY if everywhere else VersionState.RECOVERING
+        for lane, says in down.items():
+            loaded.error = says
             bring = partial(self._bring_back, loaded, lane)
             self.end_with_server(watch_over(f"worker of {loaded.key} on {lane}", bring))
         self._catalogue.notify()
@@ -400,6 +409,7 @@ class Supervisor:
         if worker.hollow and loaded.hollow:
             _log.error("version gives nothing finite, it is not served any more", model=loaded.key)
             self.end_with_server(watch_over(f"end of {loaded.key}", partial(self._give_up, loaded, HOLLOW)))
+            self.end_with_server(watch_over(f"end of a worker of {loaded.key}", partial(self._end, worker)))
             return
         loaded.hollow |= worker.hollow
         loaded.state = VersionState.RECOVERING

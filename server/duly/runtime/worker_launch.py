@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from duly.accelerators import compiles
 from duly.models.contents import Fingerprint, how_to_publish
 from duly.models.repository import ModelVersion, notes_of_labels
 from duly.models.sizes import SizeLimits
@@ -68,6 +69,7 @@ def start_worker(
     """
     worker = Worker(version.key, lane, version.config.variant_names, on_batch, on_end, expected)
     worker.group, worker.engines = group, engines
+    worker.compiles = compiles(lane, [provider.name for provider in version.config.providers])
     asked: dict[str, Any] = {"limits": limits.model_dump(), "background": background}
     asked["checks"] = checked and expected is None
     asked["group"] = str(group.folder) if group is not None else ""

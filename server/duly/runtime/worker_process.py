@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -104,6 +105,8 @@ class Worker:
         """Its control group, which is removed when the process is gone."""
         self.engines: WorkerEngines | None = None
         """Where it finds what is compiled for it, which is given back when the process is gone."""
+        self.compiles = False
+        """Whether anything may be compiled while it loads, so that its word for that counts."""
         self.progress = NO_PROGRESS
         """What it does while it loads the model."""
         self.on_progress: Callable[[], None] = lambda: None
@@ -559,6 +562,8 @@ class Worker:
             raise ValueError(f"a message of kind {channel.kind_of(message)}")
 
     def _take_progress(self, progress: Progress) -> None:
+        if not self.compiles:
+            progress = replace(progress, builds=False)
         before, self.progress = self.progress, progress
         self._note_progress()
         if progress.builds and progress.doing != before.doing:

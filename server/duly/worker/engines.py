@@ -132,7 +132,7 @@ class Engines:
         question = {
             "files": [*file.names, *([table.name] if table is not None else [])],
             "parts": {
-                "providers": [_of_key(provider, row) for provider, row in zip(asked, rows, strict=True)],
+                "providers": [_of_key(provider, row, config) for provider, row in zip(asked, rows, strict=True)],
                 "device": device_facts(first, self._device),
                 "versions": version_facts(first, self._onnxruntime),
                 "batch_sizes": list(config.batch_sizes or ()),
@@ -206,9 +206,13 @@ def _keeps_own(asked: Sequence[Provider], rows: Sequence[Accelerator | None]) ->
     )
 
 
-def _of_key(provider: Provider, row: Accelerator | None) -> list[Any]:
-    """What of a provider an engine depends on: not which of several devices it is, nor where a table lies."""
+def _of_key(provider: Provider, row: Accelerator | None, config: ModelConfig) -> list[Any]:
+    """What of a provider an engine depends on: not which of several devices it is, nor where a table lies, nor how much
+    memory the server leaves it, which is another number at every load.
+    """
     left_out = {row.device_option, *(key for key, _ in row.int8_options)} if row is not None else set()
+    if row is not None and not any(row.memory_option in stated.options for stated in config.providers):
+        left_out.add(row.memory_option)
     options = {key: value for key, value in provider.options.items() if key not in left_out}
     return [provider.name, dict(sorted(options.items()))]
 

@@ -10,8 +10,7 @@ of its own has them copied on a stream of its own, beside the run. The session i
 
 Before a run the rows that were not told of are copied, and those too whose STAGE nobody has come to yet. Then the
 stream is waited for. That costs some microseconds where everything is there, and needs no event that ONNX Runtime's
-stream would have to wait for: that stream is its own, and one that it is given (`user_compute_stream`) it does not
-wait for at the end of a run either.
+stream would have to wait for: that stream is its own, unless it is given one (`stream_priority`).
 """
 
 import socket
