@@ -115,7 +115,7 @@ ACCELERATORS: tuple[Accelerator, ...] = (
         OPENVINO, "openvino", "processors, GPUs and NPUs of Intel; its CPU device runs on other x86 processors, too",
         wheel="onnxruntime-openvino", plugin="onnxruntime-ep-openvino", extra="openvino",
         machines=("x86_64",), python_max=(3, 13),
-        needs="for GPUs and NPUs Intel's drivers: intel-opencl-icd, intel-driver-compiler-npu and intel-level-zero-npu",
+        needs="Intel's drivers for GPUs and NPUs: intel-opencl-icd, intel-driver-compiler-npu and intel-level-zero-npu",
         device_option="device_type", devices=r"CPU|(GPU|NPU)(\.(0|[1-9][0-9]?))?", first="CPU",
         reads_host=True, seen_by="/dev/dri/renderD*, /dev/accel/accel*",
         cache_options=(("cache_dir", FOLDER),),
