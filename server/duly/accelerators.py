@@ -240,7 +240,7 @@ class Proof(NamedTuple):
     fallen: str
     """That a session which has silently become one of the CPU is caught."""
     lost: str
-    """That a lost device takes its lane down, that frames are answered, and that the lane comes back."""
+    """That nothing serves on a lost device, that frames are answered, and that the lane serves again on the device."""
 
 
 IN_CI = "in CI"

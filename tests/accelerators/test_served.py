@@ -17,11 +17,12 @@ from onnx import helper, numpy_helper
 
 from duly.accelerators import CPU, of_lane
 from duly.app import App, StartError
-from duly.runtime.catalogue import LoadedVersion
+from duly.runtime.catalogue import LoadedVersion, VersionState
 from tests import graphs
 from tests.accelerators.conftest import HERE
 from tests.e2e.serving import serving
 from tests.e2e.test_hostile_workers import replaced
+from tests.e2e.waiting import until
 from tests.e2e.wire import FAILED, ON_TIME, Wire, array, frame
 from tests.lane import DRIVERS
 
@@ -105,8 +106,9 @@ async def test_a_worker_that_is_killed_is_replaced_on_the_device(
 ) -> None:
     (worker,) = loaded(server).workers.values()
     async with Wire(channel, model="eye", default_budget_nano=60 * 10**9) as wire:
-        os.kill(worker.pid, signal.SIGSTOP)  # it is sure to be there when the frame comes
+        os.kill(worker.pid, signal.SIGSTOP)  # so that the frame is sure to run when it dies
         await wire.send(frame(1, pictures(1)[0]))
+        await until(lambda: worker.busy, "the frame runs")
         os.kill(worker.pid, signal.SIGKILL)
         outcome = await wire.outcome(1)
         assert outcome.status in (ON_TIME, FAILED)
@@ -177,7 +179,7 @@ def losing(lane: str, tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPa
     return lost
 
 
-async def test_a_device_that_is_lost_takes_the_lane_down_and_the_frames_wait_for_it(
+async def test_a_device_that_is_lost_takes_its_worker_along_and_another_serves_once_it_is_back(
     losing: Path, models: Path, lane: str
 ) -> None:
     async with serving(models, lanes=(lane,)) as app, grpc.aio.insecure_channel(app.address) as channel:
@@ -189,6 +191,8 @@ async def test_a_device_that_is_lost_takes_the_lane_down_and_the_frames_wait_for
             outcome = await wire.outcome(1)
             assert outcome.status != ON_TIME
             assert "the device of its lane was lost" in outcome.reason
+            assert loaded(app).state is VersionState.RECOVERING
+            assert not loaded(app).workers, "nothing serves there as long as the device is lost"
             losing.unlink()
             await replaced(loaded(app), before)
             await wire.send(frame(2, pictures(1)[0]))

@@ -127,7 +127,7 @@ def test_ctrl_c_ends_the_demo_and_all_that_it_started() -> None:
         started = psutil.Process(demo.pid).children(recursive=True)
         assert started
         demo.send_signal(signal.SIGINT)
-        assert demo.wait(timeout=60) == 130
+        assert demo.wait() == 130
         assert demo.stderr.read().strip() == ""
     _, alive = psutil.wait_procs(started, timeout=10)
     assert alive == []
@@ -146,7 +146,7 @@ def test_ctrl_c_while_it_streams_ends_the_streams_and_sums_up_what_they_did() ->
                 break
         demo.send_signal(signal.SIGINT)
         output = "".join(shown) + demo.stdout.read()
-        assert demo.wait(timeout=60) == 130
+        assert demo.wait() == 130
         assert demo.stderr.read().strip() == ""
     counts = rows(output)
     for sent, *outcomes in counts.values():

@@ -120,14 +120,13 @@ MODELS = [block for block in blocks("toml") if POLICY not in block.text and bloc
 @pytest.mark.parametrize("block", MODELS, ids=place)
 def test_toml_is_a_model_toml(block: Piece, tmp_path: Path) -> None:
     variants = tomllib.loads(block.text).get("variant", [{"file": "model.onnx"}])
-    files = [variant["file"] for variant in variants]
-    for file in files:
-        graphs.save(tmp_path, "model", graphs.doubling(), block.text, file=file)
-    for table in (variant["int8_calibration"] for variant in variants if "int8_calibration" in variant):
-        (tmp_path / "model" / "1" / table).touch()
+    for variant in variants:
+        graphs.save(tmp_path, "model", graphs.doubling(), block.text, file=variant["file"])
+        for table in filter(None, [variant.get("int8_calibration")]):
+            (tmp_path / "model" / "1" / table).touch()
     versions, problems = Repository(tmp_path).scan()
     assert not problems
-    assert len(versions[0].config.variants) == len(files)
+    assert len(versions[0].config.variants) == len(variants)
 
 
 def test_config_pbtxt_is_the_model_toml_that_stands_below_it() -> None:

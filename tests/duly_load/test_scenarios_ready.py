@@ -44,8 +44,8 @@ def test_scenarios_are_live_simulated_or_both() -> None:
     live = {scenario.name for scenario in scenarios if scenario.serve.model}
     simulated = {scenario.name for scenario in scenarios if scenario.simulate}
     assert live & simulated == {"rig", "fraud", "lane_fault"}
-    assert simulated - live == {"surge", "variants", "churn", "fused"}
-    assert len(live) == 9
+    assert simulated - live == {"surge", "variants", "churn", "fused", "idle_gpu"}
+    assert len(live) == 10
 
 
 @pytest.mark.parametrize("file", READY, ids=lambda file: file.stem)

@@ -214,7 +214,7 @@ async def test_a_worker_may_not_ask_without_end(bench: Bench) -> None:
 
 async def test_a_worker_that_writes_far_too_much_is_given_up(tmp_path: Path) -> None:
     engines = Engines(lambda: EngineStore(tmp_path / "engines", 1000), EngineCounts())
-    worker = engines.begin("m/1", "openvino:CPU", ModelConfig())
+    worker = await engines.begin("m/1", "openvino:CPU", ModelConfig())
     assert worker is not None
     told: list[str] = []
     worker.on_too_large = told.append
@@ -235,14 +235,28 @@ async def test_a_worker_that_writes_far_too_much_is_given_up(tmp_path: Path) -> 
 async def test_a_folder_is_opened_only_where_something_is_compiled(tmp_path: Path) -> None:
     folder = tmp_path / "engines"
     engines = Engines(lambda: EngineStore(folder, 1 << 20), EngineCounts())
-    assert engines.begin("m/1", "cpu:0", ModelConfig()) is None
-    assert engines.begin("m/1", "cuda:0", ModelConfig()) is None
+    assert await engines.begin("m/1", "cpu:0", ModelConfig()) is None
+    assert await engines.begin("m/1", "cuda:0", ModelConfig()) is None
     assert not folder.exists()
-    worker = engines.begin("m/1", "cuda:0", ModelConfig(providers=(Provider(name=TENSORRT),)))
+    worker = await engines.begin("m/1", "cuda:0", ModelConfig(providers=(Provider(name=TENSORRT),)))
     assert worker is not None
     worker.abandon()
     assert not worker.folder.exists()
-    assert engines.begin("m/1", "openvino:CPU", ModelConfig()) is not None
+    assert await engines.begin("m/1", "openvino:CPU", ModelConfig()) is not None
+    engines.close()
+
+
+async def test_the_loop_goes_on_while_the_folder_is_opened(tmp_path: Path) -> None:
+    goes_on = threading.Event()
+
+    def slow() -> EngineStore:
+        assert goes_on.wait(30), "nothing else came to its turn"
+        return EngineStore(tmp_path / "engines", 1 << 20)
+
+    engines = Engines(slow, EngineCounts())
+    asyncio.get_running_loop().call_soon(goes_on.set)
+    both = await asyncio.gather(*(engines.begin(key, "openvino:CPU", ModelConfig()) for key in ("m/1", "n/1")))
+    assert all(both)
     engines.close()
 
 
@@ -254,5 +268,5 @@ async def test_a_folder_that_cannot_be_used_is_asked_for_once() -> None:
         raise NotTrusted("others may write to it")
 
     engines = Engines(refuse, EngineCounts())
-    assert [engines.begin("m/1", "openvino:CPU", ModelConfig()) for _ in range(3)] == [None] * 3
+    assert [await engines.begin("m/1", "openvino:CPU", ModelConfig()) for _ in range(3)] == [None] * 3
     assert len(asked) == 1

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from duly.models.repository import ModelVersion
 from duly.models.spec import ModelConfig
 from duly.runtime.catalogue import ModelError, VersionState
+from duly.runtime.device_memory import DeviceMemory
 from duly.worker import channel
 from tests.runtime.scripted import Bench, ScriptedProcess
 
@@ -60,6 +61,26 @@ def test_a_worker_that_dies_is_replaced_though_its_memory_still_counts(monkeypat
         await bench.until(lambda: bench.catalogue.find("m", "1").state is VersionState.READY)
         assert len(bench.placement.claims) == 2
         await bench.serves()
+
+    in_a_bench(monkeypatch, story)
+
+
+def test_no_worker_is_started_on_a_lane_that_goes_down_while_it_is_placed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def story(bench: Bench) -> None:
+        async def goes_down(lane: str) -> DeviceMemory:
+            monkeypatch.setattr(bench.placement, "_memory", bench._memory)
+            bench.supervisor.lane_down("cpu:0", "for the test")
+            bench.processes.clear()
+            return bench.memory
+
+        monkeypatch.setattr(bench.placement, "_memory", goes_down)
+        with pytest.raises(ModelError, match="late/1: cpu:0 is down: for the test"):
+            await bench.host._load(version(tmp_path, "late", 1))
+        assert not bench.processes
+        await bench.turn(20)
+        assert bench.placement.claims == ()
 
     in_a_bench(monkeypatch, story)
 

@@ -387,6 +387,7 @@ async def test_what_lies_in_memory_shared_with_a_client_is_copied_ahead_if_it_is
     memory.close()
     worker.stage(frames(1, 3), [there, there], 1 << 20)
     assert worker._staged.seqs == [1, 0, 0, 0], "it was read before"
+    assert worker._staged.refused == {3}, "what is not expected any more is remembered no longer"
     assert await alone.run(1) == [1]
 
 

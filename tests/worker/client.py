@@ -1,6 +1,7 @@
 """The server's end of a worker's channel, in the fewest lines that can talk to a real worker process."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Collection, Sequence
@@ -82,6 +83,21 @@ def output_of(spec: TensorSpec, data: bytes, shape: tuple[int, ...]) -> Array:
     return np.frombuffer(data, DTYPES[spec.datatype]).reshape(shape)
 
 
+def answer_to_load(connection: socket.socket, files: dict[str, list[object]]) -> tuple[bytes, list[int]]:
+    """Returns what the worker says when it has loaded, with its descriptors. Nothing of what it compiles is kept, and
+    what it says of the files that it has read goes into `files`.
+    """
+    message, descriptors = channel.receive_text(connection)
+    while message and channel.kind_of(message) in (channel.FILES, channel.PROGRESS, channel.ENGINE):
+        if channel.kind_of(message) == channel.FILES:
+            files |= channel.decode_text(message)[1]
+        elif channel.kind_of(message) == channel.ENGINE:
+            answer = {"folder": "", "there": False, "seconds": 0.0}
+            channel.send_text(connection, channel.ENGINE, answer)
+        message, descriptors = channel.receive_text(connection)
+    return message, descriptors
+
+
 class Worker:
     """A worker process with a loaded model, to be used in a `with`."""
 
@@ -110,14 +126,7 @@ class Worker:
             channel.send_text(self.socket, channel.LOAD, body, [copier.fileno()])
         self.files: dict[str, list[object]] = {}
         """What the worker said of the files that it has read: SHA-256 and bytes, by name."""
-        message, descriptors = channel.receive_text(self.socket)
-        while message and channel.kind_of(message) in (channel.FILES, channel.PROGRESS, channel.ENGINE):
-            if channel.kind_of(message) == channel.FILES:
-                self.files |= channel.decode_text(message)[1]
-            elif channel.kind_of(message) == channel.ENGINE:
-                answer = {"folder": "", "there": False, "seconds": 0.0}
-                channel.send_text(self.socket, channel.ENGINE, answer)
-            message, descriptors = channel.receive_text(self.socket)
+        message, descriptors = answer_to_load(self.socket, self.files)
         if not message or channel.kind_of(message) != channel.READY:
             reason = channel.decode_text(message)[1]["reason"] if message else "the worker died"
             self.process.wait(TIMEOUT_S)

@@ -64,6 +64,7 @@ def leave(worker: Worker, more_bytes: int) -> None:
     resource.prlimit(worker.process.pid, resource.RLIMIT_DATA, (data_bytes + more_bytes, hard))
 
 
+@pytest.mark.holds_on("cpu", why="how much of a worker's memory a batch takes is measured for the CPU's provider")
 def test_the_size_that_still_runs_is_found(tmp_path: Path) -> None:
     with Worker(version_of(graphs.save(tmp_path, "wide", wide(), TOML), "wide")) as worker:
         leave(worker, 2 * FRAME_BYTES + (2 << 20))  # of four, at most one more finds room in what was freed before

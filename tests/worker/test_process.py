@@ -11,7 +11,7 @@ import pytest
 from duly.worker import channel
 from duly.worker.pin_memory import pin
 from tests import graphs
-from tests.worker.client import TIMEOUT_S, LoadFailed, Worker, load_body, version_of
+from tests.worker.client import TIMEOUT_S, LoadFailed, Worker, answer_to_load, load_body, version_of
 
 
 def test_worker_ends_when_the_servers_end_of_the_channel_closes(tmp_path: Path) -> None:
@@ -58,9 +58,7 @@ def test_worker_dies_with_a_server_that_is_killed_though_its_socket_lives_on(tmp
             # An answer means that the worker runs; there is no such model, but this one would have ended by itself.
             graphs.save(tmp_path, "double", graphs.doubling())
             ours.send(channel.encode_text(channel.LOAD, load_body(version_of(tmp_path, "double"))))
-            message, descriptors = channel.receive_text(ours)
-            while channel.kind_of(message) in (channel.FILES, channel.PROGRESS):
-                message, descriptors = channel.receive_text(ours)
+            message, descriptors = answer_to_load(ours, {})
             os.close(descriptors[0])
             assert channel.kind_of(message) == channel.READY
             server.send_signal(signal.SIGKILL)

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -259,23 +260,27 @@ class Engines:
         self._refused = False
         self._counts = counts
         self._workers: set[WorkerEngines] = set()
+        self._opening = threading.Lock()
 
     def open(self) -> EngineStore:
-        """Opens the folder, unless it is open. Raises NotTrusted."""
-        if self._store is None:
-            self._store = self._make_store()
-        return self._store
+        """Opens the folder, unless it is open. It reads and writes files, and may wait for another server. Raises
+        NotTrusted.
+        """
+        with self._opening:
+            if self._store is None:
+                self._store = self._make_store()
+            return self._store
 
     def close(self) -> None:
         if self._store is not None:
             self._store.close()
 
-    def begin(self, model: str, lane: str, config: ModelConfig) -> WorkerEngines | None:
+    async def begin(self, model: str, lane: str, config: ModelConfig) -> WorkerEngines | None:
         """Makes a folder for a worker; None: nothing that it runs on compiles anything, or it cannot have one."""
         if self._refused or not compiles(lane, [provider.name for provider in config.providers]):
             return None
         try:
-            engines = WorkerEngines(self.open(), model, lane, self._counts)
+            engines = WorkerEngines(await asyncio.to_thread(self.open), model, lane, self._counts)
             self._workers.add(engines)
             return engines
         except NotTrusted as error:

@@ -276,13 +276,17 @@ class Supervisor:
         # A worker that replaces another is waited for; a new version can wait for what serves.
         background = loaded.state is VersionState.LOADING and self._others_serve(loaded)
         claim = await self._place(loaded, lane)
-        group = self.groups.add() if self.groups is not None else None
         room_bytes = claim.room_bytes if claim is not None and not on_host(lane) else 0
         shares = share_device(lane, self._catalogue.lanes)
         place = Place(self.cpus.get(lane, frozenset()), self.realtime is not None, shares, room_bytes)
         threads = self._threads or len(place.cpus)
+        engines = None
         try:
-            engines = self.engines.begin(loaded.key, lane, loaded.version.config) if self.engines is not None else None
+            if self.engines is not None:
+                engines = await self.engines.begin(loaded.key, lane, loaded.version.config)
+            if lane in self._catalogue.lanes_down:  # it went down meanwhile, which gives up what was started by then
+                raise WorkerError(self._says_down(lane))
+            group = self.groups.add() if self.groups is not None else None
             worker = start_worker(
                 loaded.version,
                 lane,
@@ -298,6 +302,8 @@ class Supervisor:
                 engines=engines,
             )
         except BaseException:
+            if engines is not None:
+                engines.abandon()
             if claim is not None and self.placement is not None:
                 self.placement.gone(claim)
             raise

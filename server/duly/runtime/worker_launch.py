@@ -200,7 +200,7 @@ async def check_version(
     expected: Fingerprint | None = None
     for lane in lanes:
         try:
-            own = engines.begin(version.key, lane, version.config) if engines is not None else None
+            own = await engines.begin(version.key, lane, version.config) if engines is not None else None
             worker = start_worker(
                 version,
                 lane,

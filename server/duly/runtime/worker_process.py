@@ -369,6 +369,7 @@ class Worker:
             return False
         if self._trims and not staged.used:
             region.trim(slot, outputs=False)
+        staged.refused.intersection_update([frame.seq for frame in frames])  # else it would grow where nothing runs
         rows: list[int] = []
         copied = 0
         order = staged.order(frames)
