@@ -41,7 +41,7 @@ RELEASED := protos/released.txtpb
 .PHONY: help setup demo test test-thorough test-learn test-compiled check protos docs release-image bench profile grid compare soak chaos gpu gpu-wheels fuzz core core-clean exporters model-signing lock audit sbom wheel wheel-check clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make .venv with everything in it; again only when pyproject.toml has changed
 
@@ -49,6 +49,7 @@ $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "duly needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | tail -n 1). Try: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12" >&2; \
 	  exit 1; }
+	@$(CHOSEN_EXTRA) --clashing $(ACCELERATOR) > /dev/null
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { \
 	  rm -rf $(VENV); \
 	  echo "'$(PYTHON)' can't make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; \
@@ -56,7 +57,7 @@ $(READY): pyproject.toml
 	@echo "Installing duly and what it needs into $(VENV); this takes a minute, once"
 	@$(BIN)/pip install --quiet --quiet --upgrade pip
 	@# What clashes takes the files of the wanted one along, so that all go where one of them is there.
-	@clashing="$$($(CHOSEN_EXTRA) --clashing $(ACCELERATOR))" || exit 1; \
+	@clashing="$$($(CHOSEN_EXTRA) --clashing $(ACCELERATOR))"; \
 	if $(BIN)/pip show --quiet $${clashing% *} 2>/dev/null; then $(BIN)/pip uninstall --quiet --quiet --yes $$clashing; fi
 	@$(BIN)/pip install --quiet --quiet --editable '.[$(ACCELERATOR),demo,learn,load,video,dev]'
 	@rm -f $(VENV)/.ready-*
@@ -202,7 +203,8 @@ $(foreach peer,$(PEERS),build/peers/$(peer)/.ready): build/peers/%/.ready: tests
 
 # ONNX Runtime for another kind of device is the same module, so each has an environment of its own, where its tests and
 # those of the worker and the server load their models on its lane. Of WebGPU, which is slow in software, they are fewer.
-ACCELERATORS := openvino webgpu plugins
+KINDS := openvino webgpu plugins
+ACCELERATORS := $(KINDS)
 openvino_INSTALLS := '.[openvino,test]'
 webgpu_INSTALLS := '.[webgpu,test]'
 plugins_INSTALLS := '.[cpu,test]' onnxruntime-ep-openvino onnxruntime-ep-webgpu
@@ -213,7 +215,7 @@ plugins_TESTS := tests/accelerators/test_plugins.py
 HAS_VULKAN := $(or $(VK_DRIVER_FILES),$(VK_ICD_FILENAMES),$(wildcard /usr/lib/chromium/vk_swiftshader_icd.json))
 CANNOT_webgpu := $(if $(HAS_VULKAN),,there is no driver for Vulkan (apt install chromium libvulkan1))
 
-.PHONY: accelerators $(addprefix accelerators-,$(ACCELERATORS))
+.PHONY: accelerators $(KINDS:%=accelerators-%)
 accelerators: $(addprefix accelerators-,$(ACCELERATORS)) ## Run tests on OpenVINO, on WebGPU and on plugins (ACCELERATORS=webgpu for a part)
 
 define accelerator
@@ -226,7 +228,7 @@ build/accelerators/$(1)/.ready: pyproject.toml
 	build/accelerators/$(1)/bin/pip install --quiet --editable $($(1)_INSTALLS)
 	@touch $$@
 endef
-$(foreach each,openvino webgpu plugins,$(eval $(call accelerator,$(each))))
+$(foreach each,$(KINDS),$(eval $(call accelerator,$(each))))
 
 # ---- clients in other languages: each is built and run through the table of cases in clients/conformance ----
 

@@ -10,11 +10,17 @@ from duly.accelerators import (
     CUDA,
     MEANINGS,
     OPENVINO,
+    QNN,
     TENSORRT,
+    TENSORRT_RTX,
+    VITIS_AI,
     compiles,
     device_of,
+    how_to_install,
     is_lane,
+    lanes_like,
     of_lane,
+    of_provider,
     share_device,
 )
 from duly.models.spec import ModelConfig, Provider
@@ -120,3 +126,37 @@ def test_the_page_is_filled_from_the_table() -> None:
     assert MADE["filled"](page.replace("| `webgpu:…` |", "| `other:…` |")) == page
     with pytest.raises(SystemExit, match=r"accelerators.md has no place for the table matrix"):
         MADE["filled"](page.replace("<!-- matrix", "<!-- metrics"))
+
+
+@pytest.mark.parametrize(
+    ("provider", "there", "steps"),
+    [
+        (CUDA, "", "pip install 'duly[gpu]'"),
+        (CUDA, "onnxruntime", "pip uninstall onnxruntime, then pip install 'duly[gpu]'"),
+        (TENSORRT_RTX, "onnxruntime", "pip install 'duly[tensorrt-rtx]'"),
+        (TENSORRT_RTX, "onnxruntime-gpu", "pip uninstall onnxruntime-gpu, then pip install 'duly[tensorrt-rtx]'"),
+        (
+            QNN,
+            "onnxruntime-openvino",
+            "pip uninstall onnxruntime-openvino, then pip install 'duly[cpu]' onnxruntime-qnn",
+        ),
+        (VITIS_AI, "onnxruntime", ""),
+    ],
+)
+def test_what_is_to_be_installed_leaves_one_onnx_runtime(provider: str, there: str, steps: str) -> None:
+    row = of_provider(provider)
+    assert row is not None
+    assert how_to_install(row, there) == steps
+
+
+@pytest.mark.parametrize(
+    ("name", "like"),
+    [
+        ("openvino:npu", "openvino:CPU, openvino:GPU, openvino:GPU.1 or openvino:NPU"),
+        ("webgpu:1", "webgpu:0"),
+        ("cuda", "cuda:0 or cuda:1"),
+        ("gpu:0", "cpu:0, cuda:0, openvino:NPU or webgpu:0"),
+    ],
+)
+def test_who_names_no_lane_is_shown_those_of_its_kind(name: str, like: str) -> None:
+    assert lanes_like(name) == like

@@ -304,7 +304,7 @@ def test_models_check_refuses_a_lane_that_is_none(repository: Path) -> None:
     done = duly("models", "check", str(repository), "--lanes", "tpu:0")
     assert done.returncode == 2
     assert done.stderr.startswith(
-        "duly: --lanes: should be names such as cpu:0, cuda:0, openvino:NPU or webgpu:0, got 'tpu:0'"
+        "duly: --lanes: should be names such as cpu:0, cuda:0, openvino:NPU or webgpu:0, and not 'tpu:0', got 'tpu:0'"
     )
 
 

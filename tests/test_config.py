@@ -148,7 +148,8 @@ def test_each_problem_of_each_source_is_told_with_its_place(models: Path, tmp_pa
     file = toml(tmp_path, "streams_max = -1\nlanes = ['cpu:0', 'gpu:1']")
     assert problems({"models": models, "listen": "8500"}, file, {"DULY_THREADS": "many"}) == [
         "--listen: should be HOST:PORT, such as 127.0.0.1:8500 or [::1]:8500, got '8500'",
-        f"{file}: lanes: should be names such as cpu:0, cuda:0, openvino:NPU or webgpu:0, got ['cpu:0', 'gpu:1']",
+        f"{file}: lanes: should be names such as cpu:0, cuda:0, openvino:NPU or webgpu:0, and not 'gpu:1', "
+        "got ['cpu:0', 'gpu:1']",
         "environment DULY_THREADS: should be a valid integer, unable to parse string as an integer, got 'many'",
         f"{file}: streams_max: should be greater than 0, got -1",
     ]

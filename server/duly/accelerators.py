@@ -24,7 +24,7 @@ FOLDER, FILE, NATIVE = "{folder}", "{file}", "{native}"
 _FURTHER = "[2-9]"
 """What numbers the second to the ninth lane on one device; of processors there are more by their own numbers."""
 LANE_HOW = "cpu:0, cuda:0, openvino:NPU or webgpu:0"
-"""Lanes as examples, for messages about names that are none."""
+"""Lanes as examples, for messages about names of no kind."""
 
 
 class Accelerator(NamedTuple):
@@ -89,12 +89,12 @@ ACCELERATORS: tuple[Accelerator, ...] = (
     ),
     Accelerator(
         CUDA, "cuda", "GPUs of NVIDIA", wheel="onnxruntime-gpu", extra="gpu", machines=("x86_64",),
-        needs="NVIDIA's driver, 580 or newer",
+        needs="NVIDIA's driver, 580 or newer, and CUDA 13 with cuDNN: pip install 'onnxruntime-gpu[cuda,cudnn]'",
         device_option="device_id", memory="cuda", memory_option="gpu_mem_limit", idles=True, seen_by="nvidia-smi -L",
     ),
     Accelerator(
         TENSORRT, "cuda", "GPUs of NVIDIA", wheel="onnxruntime-gpu", extra="gpu", machines=("x86_64",),
-        needs="NVIDIA's driver, and TensorRT 10: pip install tensorrt-cu13", device_option="device_id", memory="cuda",
+        needs="what CUDA needs, and TensorRT 10: pip install tensorrt-cu13", device_option="device_id", memory="cuda",
         memory_option="trt_max_workspace_size", idles=True, seen_by="nvidia-smi -L",
         cache_options=(("trt_engine_cache_enable", "1"), ("trt_engine_cache_path", FOLDER)),
         shape_options="trt_profile", by_shape=True,
@@ -104,7 +104,10 @@ ACCELERATORS: tuple[Accelerator, ...] = (
     Accelerator(
         TENSORRT_RTX, "tensorrt-rtx", "GPUs of NVIDIA of compute capability 8.6, 8.9, or 12.0 and newer",
         plugin="onnxruntime-ep-nv-tensorrt-rtx",
-        extra="tensorrt-rtx", needs="NVIDIA's driver, 580 or newer", memory_option="nv_max_workspace_size",
+        extra="tensorrt-rtx",
+        needs="NVIDIA's driver, 580 or newer, and CUDA's runtime: pip install nvidia-cuda-runtime, and its folder in "
+        "LD_LIBRARY_PATH",
+        memory_option="nv_max_workspace_size",
         idles=True, seen_by="nvidia-smi -L",
         cache_options=(("nv_runtime_cache_path", FOLDER),), cache_ends=True, shape_options="nv_profile", by_shape=True,
     ),
@@ -112,7 +115,7 @@ ACCELERATORS: tuple[Accelerator, ...] = (
         OPENVINO, "openvino", "processors, GPUs and NPUs of Intel; its CPU device runs on other x86 processors, too",
         wheel="onnxruntime-openvino", plugin="onnxruntime-ep-openvino", extra="openvino",
         machines=("x86_64",), python_max=(3, 13),
-        needs="for GPUs and NPUs Intel's drivers: intel-opencl-icd, intel-driver-compiler-npu and intel-level-zero-npu",
+        needs="Intel's drivers for GPUs and NPUs: intel-opencl-icd, intel-driver-compiler-npu and intel-level-zero-npu",
         device_option="device_type", devices=r"CPU|(GPU|NPU)(\.(0|[1-9][0-9]?))?", first="CPU",
         reads_host=True, seen_by="/dev/dri/renderD*, /dev/accel/accel*",
         cache_options=(("cache_dir", FOLDER),),
@@ -179,6 +182,22 @@ def is_lane(name: str) -> bool:
     return any(each.kind == kind and re.fullmatch(each.devices, device) is not None for each in ACCELERATORS)
 
 
+def how_to_install(row: Accelerator, there: str) -> str:
+    """Returns what to type to have a provider; empty: no package has it. `there`: the distribution of ONNX Runtime that
+    is installed, which has to go first where it is another than the one that is needed.
+    """
+    needed = row.wheel or "onnxruntime"  # plugins stand beside the plain one
+    if row.extra:
+        command = f"pip install 'duly[{row.extra}]'"
+    elif row.wheel:
+        command = f"pip install {row.wheel}"
+    elif row.plugin:
+        command = f"pip install 'duly[cpu]' {row.plugin}"
+    else:
+        return ""
+    return command if there in ("", needed) else f"pip uninstall {there}, then {command}"
+
+
 class Meaning(NamedTuple):
     """What names of lanes mean, for people."""
 
@@ -200,6 +219,13 @@ MEANINGS = (
     Meaning(("qnn:0",), "the first device that the plugin finds"),
     Meaning(("vitisai:0",), "the device that AMD's build of ONNX Runtime takes"),
 )
+
+
+def lanes_like(name: str) -> str:
+    """Returns examples of lanes, in words, for who has given the `name` of none: those of its kind, if there is one."""
+    kind = name.partition(":")[0]
+    own = next((each.lanes for each in MEANINGS if each.lanes[0].partition(":")[0] == kind), ())
+    return f"{', '.join(own[:-1])} or {own[-1]}" if len(own) > 1 else "".join(own) or LANE_HOW
 
 
 class Proof(NamedTuple):

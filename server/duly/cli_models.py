@@ -19,7 +19,7 @@ from duly.models.repository import ModelVersion, NotARepository, Repository, Rep
 
 _FOLDER = click.argument("folder", metavar="DIR", type=click.Path(exists=True, path_type=Path), required=True)
 
-_LEARN_EXTRAS = "pip install 'duly[learn]' beside 'duly[cpu]' or 'duly[gpu]'"
+_LEARN_EXTRAS = "pip install 'duly[learn]'"
 
 _CHECKED = (
     "lanes",

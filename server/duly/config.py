@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from duly.accelerators import LANE_HOW, is_lane
+from duly.accelerators import is_lane, lanes_like
 from duly.addresses import is_local, local_path, split_host_port
 from duly.realtime import lane_cpus
 from duly.settings import BYTES_IN_FLIGHT, PAYLOAD_BYTES
@@ -76,8 +76,9 @@ def _split_commas(value: object) -> object:
 
 
 def _lane_names(lanes: tuple[str, ...]) -> tuple[str, ...]:
-    if not all(map(is_lane, lanes)):
-        raise ValueError(f"should be names such as {LANE_HOW}")
+    for lane in lanes:
+        if not is_lane(lane):
+            raise ValueError(f"should be names such as {lanes_like(lane)}, and not {lane!r}")
     if len(set(lanes)) != len(lanes):
         raise ValueError("should name each lane once")
     if len(lanes) > _LANES_MAX:

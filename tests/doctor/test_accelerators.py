@@ -16,6 +16,7 @@ from duly.doctor.finding import Level, ProviderFinding
 from duly.doctor.tried_lane import Tried, try_lanes
 from duly.models.trust import Trust
 from duly.nvml.library import Library
+from duly.worker.providers import ASK_THE_DOCTOR
 from duly.worker.shared_libraries import missing, needs
 from tests.nvml import stand_in as nvml
 
@@ -72,7 +73,7 @@ def test_what_is_neither_installed_nor_there_is_no_trouble(machine: Machine) -> 
     found = machine.told(WEBGPU)
     assert (found.level, found.runs, found.installed) == (Level.OK, False, "")
     assert found.found == "WebGpuExecutionProvider is not installed, and no device is seen"
-    assert "pip install 'duly[webgpu]', in the place of the ONNX Runtime that is there" in found.advice
+    assert "pip uninstall onnxruntime, then pip install 'duly[webgpu]'" in found.advice
     assert "libvulkan1" in found.advice
 
 
@@ -80,20 +81,21 @@ def test_a_gpu_of_nvidia_without_its_package_is_a_warning(machine: Machine) -> N
     machine.seen = {CUDA: [H200], TENSORRT: [H200]}
     found = machine.told(CUDA)
     assert (found.level, found.devices) == (Level.WARNING, H200)
-    assert found.advice.startswith("pip install 'duly[gpu]'")
+    assert found.advice.startswith("pip uninstall onnxruntime, then pip install 'duly[gpu]'")
     assert machine.told(TENSORRT).level is Level.OK, "one warning is enough"
 
 
 def test_a_lane_that_is_served_and_does_not_run_is_a_problem(machine: Machine) -> None:
     assert machine.told(CUDA, "cuda:0", "cpu:0").level is Level.PROBLEM
-    machine.has(CUDA, "CUDAExecutionProvider could not start here; the session has CPUExecutionProvider only")
+    session = "CUDAExecutionProvider could not start here; the session has CPUExecutionProvider only"
+    machine.has(CUDA, f"{session}{ASK_THE_DOCTOR}")
     found = machine.told(CUDA, "cuda:0")
     assert (found.level, found.runs) == (Level.PROBLEM, False)
     assert found.found == (
         "CUDAExecutionProvider does not run on cuda:0: CUDAExecutionProvider could not start here; the session has "
         "CPUExecutionProvider only"
     )
-    assert found.advice == "no device is seen; it needs NVIDIA's driver, 580 or newer"
+    assert found.advice.startswith("no device is seen; it needs NVIDIA's driver, 580 or newer")
     machine.seen = {CUDA: [H200]}
     assert machine.told(CUDA, "cuda:0").advice.startswith("nvidia-smi should work as the server's user")
 

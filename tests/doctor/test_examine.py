@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -114,8 +115,14 @@ def test_onnxruntime_writes_nothing_into_the_home_folder_when_it_is_asked(tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-def test_without_a_folder_of_models() -> None:
+def test_without_a_folder_of_models_the_other_settings_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Sequence[str]] = []
+    monkeypatch.setattr(looks, "examine_providers", lambda lanes, trust: asked.append(lanes) or [])
     assert levels(examine({}, None, {}), "settings") == [Level.OK]
+    assert levels(examine({"lanes": "openvino:NPU"}, None, {}), "settings") == [Level.OK]
+    assert asked == [(), ("openvino:NPU",)]
+    found = examine({"lanes": "openvino:npu"}, None, {})
+    assert Level.PROBLEM in levels(found, "settings")
 
 
 def test_a_broken_model_and_broken_keys(root: Path, tmp_path: Path) -> None:

@@ -253,6 +253,6 @@ async def test_processors_are_held_awake_as_long_as_the_server_runs_and_no_longe
 
 async def test_it_is_refused_where_the_device_is_not_there(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wakefulness, "WAKEFULNESS", "/dev/there-is-no-such-device")
-    with pytest.raises(StartError, match=r"realtime: .* cannot be held, .* wake_ahead alone"):
+    with pytest.raises(StartError, match=r"realtime: .* cannot be held, .* wake_ahead needs none of that"):
         async with serving(repository, realtime=True):
             pass

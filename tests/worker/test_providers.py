@@ -22,7 +22,7 @@ def test_provider_that_is_not_installed(tmp_path: Path) -> None:
     graphs.save(tmp_path, "m", graphs.doubling(), f'providers = [{{ name = "{CUDA}" }}, {{ name = "{CPU}" }}]\n')
     reason = reason_of(tmp_path, "m")
     assert reason.startswith(f"m/model.toml: providers: {CUDA} is not in onnxruntime 1.")
-    assert reason.endswith(f"which has {AZURE}, {CPU}; install duly[gpu] in place of what is there now")
+    assert reason.endswith(f"which has {AZURE}, {CPU}; pip uninstall onnxruntime, then pip install 'duly[gpu]'")
 
 
 def test_gpu_lane_without_gpu_runtime(tmp_path: Path) -> None:

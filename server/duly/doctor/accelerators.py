@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from duly.accelerators import ACCELERATORS, CPU, CUDA, OPENVINO, QNN, WEBGPU, Accelerator, of_lane
+from duly.accelerators import ACCELERATORS, CPU, CUDA, OPENVINO, QNN, WEBGPU, Accelerator, how_to_install, of_lane
 from duly.cpus import usable_cpus
 from duly.default_lanes import default_lanes
 from duly.doctor.finding import Finding, Level, ProviderFinding
@@ -26,6 +26,7 @@ from duly.nvml.figures import figures
 from duly.nvml.gpus import whole_gpus
 from duly.nvml.library import Library
 from duly.runtime.worker_command import worker_environment
+from duly.worker.providers import ASK_THE_DOCTOR
 
 SUBJECT = "provider"
 LANES_MAX = 16
@@ -92,7 +93,7 @@ def _finding(row: Accelerator, lane: str, there: Installed, tried: Tried | None,
         what = f"{', '.join(lacking)} cannot be loaded" if lacking else there.problems.get(row.provider, tried.problem)
         found = f"{row.provider} does not run on {lane}: {what}"
         level = Level.WARNING if own else Level.OK
-        found = found.replace(f": {row.provider}: ", ": ", 1)
+        found = found.replace(f": {row.provider}: ", ": ", 1).removesuffix(ASK_THE_DOCTOR)
         advice = _libraries(row, lacking) if lacking else _driver(row, installed, seen)
     if served and own and (tried is None or tried.problem):
         level = Level.PROBLEM
@@ -239,15 +240,8 @@ def _install(row: Accelerator, seen: Sequence[str]) -> str:
     if row.python_max is not None and python > row.python_max:
         newest = ".".join(map(str, row.python_max))
         return f"its packages are for Python {newest} at most, and this is {python[0]}.{python[1]}"
-    if row.extra:
-        package = f"pip install 'duly[{row.extra}]'"
-    elif row.wheel or row.plugin:
-        package = f"pip install {row.wheel or row.plugin}"
-    else:
-        package = ""
-    if row.wheel:
-        package += ", in the place of the ONNX Runtime that is there"
-    parts = "; ".join(filter(None, (package, row.needs)))
+    there = _distribution(of_lane("cpu:0")).partition(" ")[0]
+    parts = "; ".join(filter(None, (how_to_install(row, there), row.needs)))
     return parts if seen else f"for {row.hardware}: {parts}"
 
 

@@ -99,19 +99,19 @@ def _settings(
     settings: Mapping[str, object], file: Path | None, environ: Mapping[str, str]
 ) -> tuple[list[Finding], ServerConfig | None]:
     try:
-        config = load_config(settings, file, environ)
+        config, with_models = _loaded(settings, file, environ)
     except ConfigError as error:
-        lines = str(error).splitlines()
-        if "models" not in settings and all(line.startswith("models:") for line in lines):
-            text = f"no folder of models was given; with {option_name('models')} DIR it is looked at, too"
-            return [Finding("settings", Level.OK, text)], None
-        return [Finding("settings", Level.PROBLEM, line, "duly serve would not start with it") for line in lines], None
-    found = [Finding("settings", Level.OK, "all of them are right")]
+        advice = "duly serve would not start with it"
+        return [Finding("settings", Level.PROBLEM, line, advice) for line in str(error).splitlines()], None
+    without = f"no folder of models was given; with {option_name('models')} DIR it is looked at, too"
+    found = [Finding("settings", Level.OK, "all of them are right" if with_models else without)]
     try:
         trust_of(config)
     except (OSError, UnicodeDecodeError, ManifestError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         found.append(Finding("manifest_keys", Level.PROBLEM, f"{config.manifest_keys}: {reason}", "mend the file"))
+    if not with_models:
+        return found, config
     try:
         versions, problems = Repository(config.models).scan()
     except NotARepository as error:
@@ -128,6 +128,18 @@ def _settings(
     else:
         found.append(Finding("models", Level.PROBLEM, count, "put them there as NAME/VERSION/model.onnx"))
     return found, config
+
+
+def _loaded(settings: Mapping[str, object], file: Path | None, environ: Mapping[str, str]) -> tuple[ServerConfig, bool]:
+    """Returns the settings, and whether a folder of models is among them: the others count without one, too. Raises
+    ConfigError.
+    """
+    try:
+        return load_config(settings, file, environ), True
+    except ConfigError as error:
+        if "models" in settings or not all(line.startswith("models:") for line in str(error).splitlines()):
+            raise
+    return load_config({**settings, "models": "."}, file, environ), False
 
 
 def _python() -> list[Finding]:

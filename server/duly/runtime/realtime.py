@@ -70,7 +70,7 @@ class RealTime:
         may = rights.look()
         if lacking := rights.lacking(may, lanes_cpus):
             told = "; ".join(f"{each.what} ({each.remedy})" for each in lacking)
-            raise RealTimeError(f"realtime: {told}. Without any of it there is wake_ahead alone")
+            raise RealTimeError(f"realtime: {told}. Without --realtime, wake_ahead needs none of that")
         if may.runtime_us < 0:
             _log.warning("kernel.sched_rt_runtime_us = -1: real-time threads may take all of a processor for good")
         try:

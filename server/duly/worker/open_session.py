@@ -15,11 +15,13 @@ from duly.worker.errors import LoadError, LoadFull
 from duly.worker.libraries import shown
 from duly.worker.ort_errors import full_reason, load_reason, run_reason
 from duly.worker.ort_import import LOG_ERRORS, onnxruntime
+from duly.worker.ort_installed import check_installed
 from duly.worker.plugins import chosen, plugin_of
-from duly.worker.providers import Node, ProviderError, check_available, check_used, wanted
+from duly.worker.providers import ASK_THE_DOCTOR, Node, ProviderError, check_available, check_used, wanted
 from duly.worker.stream_priority import PriorityStream, priority_stream
 from duly.worker.version_files import GraphFile
 
+_NO_DEVICE = "Failed to get a WebGPU adapter"  # there is no driver for Vulkan, or none that WebGPU takes
 _SAME_AS_REQUESTED = 1  # ArenaExtendStrategy::kSameAsRequested
 
 
@@ -79,7 +81,7 @@ def open_session(
     try:
         plugins = _plugins(asked)
         built_in = onnxruntime.get_available_providers()
-        check_available(asked, [*built_in, *plugins], f"onnxruntime {onnxruntime.__version__}")
+        check_available(asked, [*built_in, *plugins], check_installed())
         if share.stream_class and asked[0].name in (CUDA, TENSORRT):
             onnxruntime.preload_dlls()
             stream = priority_stream(int(device_of(lane)), share.stream_class)
@@ -105,7 +107,8 @@ def open_session(
             of_device = asked[0].name != CPU
             raise LoadFull(f"{name}: {full_reason(str(error), of_device)}") from error
         provider = "" if asked[0].name == CPU else f"{_asker(config, lane)}: {asked[0].name}: "
-        raise LoadError(f"{name}: {load_reason(str(error), file.path, provider)}") from error
+        hint = ASK_THE_DOCTOR if _NO_DEVICE in str(error) else ""
+        raise LoadError(f"{name}: {load_reason(str(error), file.path, provider)}{hint}") from error
     return OpenSession(session, tuple(asked), providers, operators, stream)
 
 

@@ -8,7 +8,17 @@ Runtime, because what a session says about itself comes in as plain data.
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from duly.accelerators import ACCELERATORS, CPU, CUDA, OPENVINO, Accelerator, device_of, of_lane, of_provider
+from duly.accelerators import (
+    ACCELERATORS,
+    CPU,
+    CUDA,
+    OPENVINO,
+    Accelerator,
+    device_of,
+    how_to_install,
+    of_lane,
+    of_provider,
+)
 from duly.models.spec import ModelConfig, Provider
 from duly.models.wording import first_few
 
@@ -30,6 +40,10 @@ the host (`GetCpuPreferredNodes`)."""
 
 _HOST_MEMORIES = frozenset({"Cpu", "CpuPinned", "CudaPinned", "HipPinned", "MIGraphXPinned"})
 """What ONNX Runtime calls memory of the host; all other names are of a device's."""
+
+
+ASK_THE_DOCTOR = "; duly doctor says what is missing"
+"""How an error ends where a provider finds no device, or not what its device needs."""
 
 
 class ProviderError(Exception):
@@ -76,19 +90,19 @@ def _options(
     return options
 
 
-def check_available(asked: Sequence[Provider], available: Sequence[str], release: str) -> None:
-    """Raises ProviderError if neither the installed `release` of ONNX Runtime nor a plugin has a provider that has no
-    library of its own. `available`: what either has.
+def check_available(asked: Sequence[Provider], available: Sequence[str], installed: tuple[str, str]) -> None:
+    """Raises ProviderError if neither the installed ONNX Runtime nor a plugin has a provider that has no library of its
+    own. `available`: what either has. `installed`: the name and the version of the distribution.
     """
     for provider in asked:
         if provider.library is None and provider.name not in available:
             raise ProviderError(
-                f"{provider.name} is not in {release}, which has {', '.join(available)}; "
-                f"{_remedy(provider.name, available)}"
+                f"{provider.name} is not in {' '.join(installed)}, which has {', '.join(available)}; "
+                f"{_remedy(provider.name, available, installed[0])}"
             )
 
 
-def _remedy(name: str, available: Sequence[str]) -> str:
+def _remedy(name: str, available: Sequence[str], there: str) -> str:
     """Says what to do about a provider that is not there."""
     whole = f"{name}ExecutionProvider".lower()
     for known in (*available, *(each.provider for each in ACCELERATORS)):
@@ -97,11 +111,7 @@ def _remedy(name: str, available: Sequence[str]) -> str:
     row = of_provider(name)
     if row is None:
         return "take it out"
-    if row.extra:
-        return f"install duly[{row.extra}] in place of what is there now"
-    if row.wheel or row.plugin:
-        return f"install {row.wheel or row.plugin} in place of the ONNX Runtime that is there"
-    return f"it needs {row.needs}"
+    return how_to_install(row, there) or f"it needs {row.needs}"
 
 
 def check_used(
@@ -129,7 +139,9 @@ def check_used(
     names = [provider.name for provider in asked]
     for name in names:
         if name not in registered:
-            raise ProviderError(f"{name} could not start here; the session has {', '.join(registered)} only")
+            raise ProviderError(
+                f"{name} could not start here; the session has {', '.join(registered)} only{ASK_THE_DOCTOR}"
+            )
     on_cpu = assigned.get(CPU, ())
     runs = {name for name, nodes in assigned.items() if nodes}
     if not runs:
