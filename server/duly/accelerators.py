@@ -94,7 +94,8 @@ ACCELERATORS: tuple[Accelerator, ...] = (
     ),
     Accelerator(
         TENSORRT, "cuda", "GPUs of NVIDIA", wheel="onnxruntime-gpu", extra="gpu", machines=("x86_64",),
-        needs="what CUDA needs, and TensorRT 10: pip install tensorrt-cu13", device_option="device_id", memory="cuda",
+        needs="what CUDA needs, and TensorRT 10: pip install 'tensorrt-cu13-libs<11'",
+        device_option="device_id", memory="cuda",
         memory_option="trt_max_workspace_size", idles=True, seen_by="nvidia-smi -L",
         cache_options=(("trt_engine_cache_enable", "1"), ("trt_engine_cache_path", FOLDER)),
         shape_options="trt_profile", by_shape=True,

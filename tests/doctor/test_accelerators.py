@@ -113,7 +113,8 @@ def test_libraries_that_are_missing_are_named_with_what_brings_them(machine: Mac
     assert found.found.endswith(f"does not run on cuda:0: {', '.join(lacking)} cannot be loaded")
     assert found.advice == (
         "libcublasLt.so.13, libcudnn.so.9: pip install 'onnxruntime-gpu[cuda,cudnn]'; "
-        "libnvinfer.so.10: pip install tensorrt-cu13; libcuda.so.1: NVIDIA's driver, which no package of Python brings"
+        "libnvinfer.so.10: pip install 'tensorrt-cu13-libs<11'; "
+        "libcuda.so.1: NVIDIA's driver, which no package of Python brings"
     )
     machine.has(TENSORRT_RTX, "no", {TENSORRT_RTX: ["libcudart.so.13"]})
     assert machine.told(TENSORRT_RTX).advice.startswith("libcudart.so.13: pip install nvidia-cuda-runtime")

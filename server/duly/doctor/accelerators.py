@@ -35,8 +35,8 @@ _SECONDS_MAX = 60.0
 _LIBRARIES = (
     ("libcuda.", "NVIDIA's driver, which no package of Python brings"),
     ("libnvidia-", "NVIDIA's driver, which no package of Python brings"),
-    ("libnvinfer", "pip install tensorrt-cu13"),
-    ("libnvonnxparser", "pip install tensorrt-cu13"),
+    ("libnvinfer", "pip install 'tensorrt-cu13-libs<11'"),
+    ("libnvonnxparser", "pip install 'tensorrt-cu13-libs<11'"),
     ("libcu", "pip install 'onnxruntime-gpu[cuda,cudnn]'"),
     ("libnv", "pip install 'onnxruntime-gpu[cuda,cudnn]'"),
     ("libvulkan.", "apt install libvulkan1"),
