@@ -16,18 +16,25 @@ most what they had before. So it is for a worker that replaces another, of which
 never refused because of its own dead predecessor. A worker that was measured and has grown since counts as it is now.
 
 Nothing is refused where the memory of a device is not known. Nobody is unloaded to make room.
+
+Whoever loads a version may not be allowed to know of others, so that he is told how many there are and what they have
+together. The log names them.
 """
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import structlog
+
 from duly.models.wording import first_few
 from duly.runtime.device_memory import HOST, DeviceMemory, process_bytes
 
+_log = structlog.get_logger("duly.placement")
+
 KNOWN_MAX = 1024
 """So many measurements are remembered; of one more the oldest is forgotten."""
-NAMED_MAX = 8
-"""A refusal names so many versions and counts the rest."""
+NAMED_MAX = 64
+"""The log names so many versions of those that are on a device, and counts the rest."""
 
 
 class NoPlace(Exception):
@@ -90,6 +97,7 @@ class Placement:
         if self._bytes_max:
             room_bytes = min(room_bytes, self._bytes_max - sum(held.values()))
         if size_bytes > room_bytes:
+            _log.warning("version does not fit", model=key, lane=lane, needs=in_gb(size_bytes), there=_listed(held))
             raise NoPlace(self._refusal(memory, others_bytes, held, key, size_bytes, measured))
         for claim in there:
             claim.alone = False
@@ -121,8 +129,10 @@ class Placement:
         if claim in self._claims:
             self._claims.remove(claim)
 
-    async def says(self, lane: str) -> str:
-        """Returns who has the memory of a lane's device now, as a sentence; empty: it is not known."""
+    async def says(self, key: str, lane: str) -> str:
+        """Returns what of the memory of a lane's device is free now, as a sentence for who loads the version; empty: it
+        is not known. The log is told who has the rest.
+        """
         memory = await self._memory(lane)
         if memory is None:
             return ""
@@ -130,7 +140,8 @@ class Placement:
             claim: self._held(memory, claim) for claim in self._claims if claim.device == memory.device and claim.warm
         }
         free = memory.total_bytes - memory.used_bytes
-        loaded = f"; loaded there: {_listed(held)}" if held else "; nothing else of this server is loaded there"
+        _log.warning("no memory for a version as it was loaded", model=key, lane=lane, there=_listed(held))
+        loaded = f"; loaded there: {_counted(held, key)}" if held else "; nothing else of this server is loaded there"
         return f"{memory.name} has {in_gb(memory.total_bytes)}, of which {in_gb(free)} are free{loaded}"
 
     def _expected(self, key: str, lane: str, weights_bytes: int) -> int:
@@ -165,7 +176,7 @@ class Placement:
     ) -> str:
         sum_bytes = sum(held.values()) + size
         known = "as measured" if measured else "at least"
-        parts = f"{_listed(held)} + {key} (this, {known}) {in_gb(size)}" if held else f"{key} takes {in_gb(size)}"
+        parts = f"{_counted(held, key)} + {key} (this, {known}) {in_gb(size)}" if held else f"{key} takes {in_gb(size)}"
         total = f" = {in_gb(sum_bytes)}" if held else f" ({known})"
         if self._bytes_max and sum_bytes > self._bytes_max:
             return (
@@ -187,6 +198,17 @@ def _of_process(memory: DeviceMemory, pid: int) -> int:
 
 def _kind(lane: str) -> str:
     return lane.partition(":")[0]
+
+
+def _counted(held: dict[Claim, int], key: str) -> str:
+    """What the version has by then, if anything, and how many others have how much, without their names."""
+    mine = [size_bytes for claim, size_bytes in held.items() if claim.key == key]
+    others = len({claim.key for claim in held} - {key})
+    parts = [f"{key} (loaded) {in_gb(sum(mine))}"] if mine else []
+    if others:
+        versions = "1 other version" if others == 1 else f"{others} other versions"
+        parts.append(f"{versions} {in_gb(sum(held.values()) - sum(mine))}")
+    return " + ".join(parts)
 
 
 def _listed(held: dict[Claim, int]) -> str:
