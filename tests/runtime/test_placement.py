@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from duly.accelerators import CUDA, TENSORRT
 from duly.runtime import placement as placing
 from duly.runtime.device_memory import DeviceMemory
 from duly.runtime.placement import Claim, NoPlace, Placement
@@ -97,11 +98,42 @@ async def test_a_new_version_is_expected_to_take_what_the_old_one_did_beside_its
     assert (await loads.begin("other/1", 4, "cuda:1")).size_bytes == 4 * GB
 
 
+async def test_what_is_compiled_may_take_a_quarter_of_its_files() -> None:
+    loads = Loads(Gpus())
+    claim = loads.placement.claim
+    with pytest.raises(NoPlace, match=r"a/1 takes 20\.0 GB \(at least\)"):
+        await claim("a/1", "cuda:0", 20 * GB)
+    first = await claim("a/1", "cuda:0", 20 * GB, [TENSORRT, CUDA])
+    assert first is not None
+    assert first.size_bytes == 5 * GB
+    await loads.ready(first, 5.5)
+    loads.dies(first)
+    for key, weights, expected in (("a/1", 20, 5.5), ("a/2", 24, 6.5)):
+        later = await claim(key, "cuda:0", weights * GB, [TENSORRT, CUDA])
+        assert later is not None
+        assert later.size_bytes == expected * GB
+        loads.placement.gone(later)
+    own = await claim("b/1", "tensorrt-rtx:0", 4 * GB)
+    assert own is not None
+    assert own.size_bytes == GB
+
+
+async def test_openvino_keeps_weights_as_they_are_on_the_processor_alone() -> None:
+    async def memory(lane: str) -> DeviceMemory:
+        return DeviceMemory(lane, lane, 16 * GB, 0)
+
+    placement = Placement(memory)
+    for lane, expected in (("openvino:CPU", 4 * GB), ("openvino:GPU", GB)):
+        claim = await placement.claim("a/1", lane, 4 * GB)
+        assert claim is not None
+        assert claim.size_bytes == expected
+
+
 async def test_each_device_has_its_own_memory_whatever_its_lanes_are_called() -> None:
     loads = Loads(Gpus())
     await loads.load("a/1", 9)
     await loads.load("a/1", 9, lane="cuda:1")
-    assert "tensorrt-rtx:0 has 16.0 GB" in await loads.refusal("b/1", 6, "tensorrt-rtx:0")
+    assert "tensorrt-rtx:0 has 16.0 GB" in await loads.refusal("b/1", 24, "tensorrt-rtx:0")
     await loads.load("b/1", 5, 5, lane="cuda:1")
 
 
@@ -178,7 +210,7 @@ async def test_names_of_other_versions_are_in_the_log_alone() -> None:
     await loads.load("hidden/2", 5)
     await loads.load("a/1", 4)
     with capture_logs() as lines:
-        refusal = await loads.refusal("a/1", 5, "tensorrt-rtx:0")
+        refusal = await loads.refusal("a/1", 20, "tensorrt-rtx:0")
         says = await loads.placement.says("a/1", "cuda:0")
     assert ": a/1 (loaded) 4.0 GB + 2 other versions 5.5 GB + a/1 (this, at least) 5.0 GB = 14.5 GB; " in refusal
     assert says.endswith("; loaded there: a/1 (loaded) 4.0 GB + 2 other versions 5.5 GB")

@@ -4,7 +4,10 @@ Theory. A worker's memory is known once it is warm, when all batch sizes have ru
 
     what a worker of the same version took there before, when it was warm; else
     what the newest measured version of its model took, with its own weights in the place of that one's; else
-    what its files of weights have, which is the least that it can take.
+    the least that its weights can take.
+
+That is what their files have, and a quarter of it where a provider compiles engines of its own: those may have 8 bits
+where the files have 32. OpenVINO's processor keeps them as they are.
 
 So a first load is refused only where it can't fit, and later ones by what was measured. What was measured is remembered
 as long as the server runs. It is of the kind of lane, as drivers and runtimes take memory of their own.
@@ -21,18 +24,21 @@ Whoever loads a version may not be allowed to know of others, so that he is told
 together. The log names them.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
 
+from duly.accelerators import compiles
 from duly.models.wording import first_few
-from duly.runtime.device_memory import HOST, DeviceMemory, process_bytes
+from duly.runtime.device_memory import HOST, DeviceMemory, on_host, process_bytes
 
 _log = structlog.get_logger("duly.placement")
 
 KNOWN_MAX = 1024
 """So many measurements are remembered; of one more the oldest is forgotten."""
+ENGINE_PARTS = 4
+"""An engine has no less than one of so many parts of the weights that it is compiled from."""
 NAMED_MAX = 64
 """The log names so many versions of those that are on a device, and counts the rest."""
 
@@ -51,7 +57,8 @@ class Claim:
     device: str
     size_bytes: int
     """What is expected of it, and what was measured once it is warm."""
-    weights_bytes: int
+    least_bytes: int
+    """What its weights take at least."""
     room_bytes: int
     """What was left on the device for it when it was placed, in bytes; it may take no more."""
     before_bytes: int
@@ -73,23 +80,27 @@ class Placement:
         self._others: dict[str, int] = {}
         """What others had of each device when that could last be told."""
         self._known: dict[tuple[str, str], tuple[int, int]] = {}
-        """What was measured of a version on a kind of lanes, and its weights; the newest last."""
+        """What was measured of a version on a kind of lanes, and the least that its weights take; the newest last."""
 
     @property
     def claims(self) -> tuple[Claim, ...]:
         """What all workers have, or are expected to have."""
         return tuple(self._claims)
 
-    async def claim(self, key: str, lane: str, weights_bytes: int, *, replaces: bool = False) -> Claim | None:
+    async def claim(
+        self, key: str, lane: str, weights_bytes: int, providers: Sequence[str] = (), *, replaces: bool = False
+    ) -> Claim | None:
         """Places a worker of the version before it is started. `weights_bytes`: what its files of weights have.
-        `replaces`: another one that is gone. Returns what it claims, to be told when it is warm and when it is gone;
-        None: the memory of that lane is not known. Raises NoPlace.
+        `providers`: those that it asks for; none: the lane's own. `replaces`: another one that is gone. Returns what it
+        claims, to be told when it is warm and when it is gone; None: the memory of that lane is not known. Raises
+        NoPlace.
         """
         memory = await self._memory(lane)
         if memory is None:
             return None
         measured = (key, _kind(lane)) in self._known
-        size_bytes = self._expected(key, lane, weights_bytes)
+        least_bytes = _least_bytes(lane, weights_bytes, providers)
+        size_bytes = self._expected(key, lane, least_bytes)
         there = [claim for claim in self._claims if claim.device == memory.device]
         others_bytes = self._others_have(memory, there, replaces)
         held = {claim: self._held(memory, claim) for claim in there}
@@ -102,7 +113,7 @@ class Placement:
         for claim in there:
             claim.alone = False
         alone = all(claim.warm for claim in there)
-        claim = Claim(key, lane, memory.device, size_bytes, weights_bytes, room_bytes, memory.used_bytes, alone)
+        claim = Claim(key, lane, memory.device, size_bytes, least_bytes, room_bytes, memory.used_bytes, alone)
         self._claims.append(claim)
         return claim
 
@@ -119,7 +130,7 @@ class Placement:
             claim.size_bytes = size_bytes
             place = claim.key, _kind(claim.lane)
             self._known.pop(place, None)
-            self._known[place] = size_bytes, claim.weights_bytes
+            self._known[place] = size_bytes, claim.least_bytes
             if len(self._known) > KNOWN_MAX:
                 del self._known[next(iter(self._known))]
         claim.warm = True
@@ -144,15 +155,15 @@ class Placement:
         loaded = f"; loaded there: {_counted(held, key)}" if held else "; nothing else of this server is loaded there"
         return f"{memory.name} has {in_gb(memory.total_bytes)}, of which {in_gb(free)} are free{loaded}"
 
-    def _expected(self, key: str, lane: str, weights_bytes: int) -> int:
+    def _expected(self, key: str, lane: str, least_bytes: int) -> int:
         kind = _kind(lane)
         if (key, kind) in self._known:
-            return max(self._known[key, kind][0], weights_bytes)
+            return max(self._known[key, kind][0], least_bytes)
         name = key.partition("/")[0]
-        for (other, its_kind), (size_bytes, its_weights_bytes) in reversed(self._known.items()):
+        for (other, its_kind), (size_bytes, its_least_bytes) in reversed(self._known.items()):
             if its_kind == kind and other.partition("/")[0] == name:
-                return max(size_bytes - its_weights_bytes, 0) + weights_bytes
-        return weights_bytes
+                return max(size_bytes - its_least_bytes, 0) + least_bytes
+        return least_bytes
 
     def _held(self, memory: DeviceMemory, claim: Claim) -> int:
         return max(claim.size_bytes, _of_process(memory, claim.pid))
@@ -194,6 +205,10 @@ def _of_process(memory: DeviceMemory, pid: int) -> int:
     if not pid:
         return 0
     return process_bytes(pid) if memory.device == HOST else memory.of_processes.get(pid, 0)
+
+
+def _least_bytes(lane: str, weights_bytes: int, providers: Sequence[str]) -> int:
+    return weights_bytes // ENGINE_PARTS if compiles(lane, providers) and not on_host(lane) else weights_bytes
 
 
 def _kind(lane: str) -> str:

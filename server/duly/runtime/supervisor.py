@@ -347,7 +347,8 @@ class Supervisor:
             return None
         replaces = loaded.state is not VersionState.LOADING
         try:
-            return await self.placement.claim(loaded.key, lane, loaded.weights_bytes, replaces=replaces)
+            providers = [provider.name for provider in loaded.version.config.providers]
+            return await self.placement.claim(loaded.key, lane, loaded.weights_bytes, providers, replaces=replaces)
         except NoPlace as error:
             raise WorkerError(str(error)) from None
 
