@@ -114,6 +114,25 @@ async def test_gpus_are_asked_by_what_cuda_counts(library: Library) -> None:
     assert (await devices.memory("cpu:0")) is not None
 
 
+async def test_where_cuda_counts_nothing_yet_it_is_asked_again(library: Library) -> None:
+    now, found, asked = [5.0], False, []
+
+    def finds_later(lanes: Sequence[str]) -> Mapping[str, str]:
+        asked.append(now[0])
+        return find(lanes) if found else {}
+
+    devices = Devices(library, ("cuda:0",), finds_later, lambda: now[0])
+    assert await devices.memory("cuda:0") is None
+    found = True
+    now[0] = 64.9
+    assert await devices.memory("cuda:0") is None
+    now[0] = 65.0
+    assert await devices.memory("cuda:0") is not None
+    now[0] = 1000.0
+    assert await devices.memory("cuda:0") is not None
+    assert asked == [5.0, 65.0]
+
+
 async def test_those_who_ask_at_the_same_time_are_all_answered(library: Library) -> None:
     devices = Devices(library, ("cuda:0",), find)
     told = await asyncio.gather(devices.memory("cuda:0"), devices.memory("cuda:0"))

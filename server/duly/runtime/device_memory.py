@@ -8,6 +8,8 @@ Reading it may block (a driver that hangs), so it is done in a thread that nobod
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +21,8 @@ from duly.runtime.disk_reader import in_thread
 
 ASK_SECONDS_MAX = 35.0
 """What is not told by then counts as not known. The first time CUDA is asked for its order of GPUs, too."""
+ASK_AGAIN_SECONDS = 60.0
+"""Where CUDA has counted no GPU, as a driver may not be there yet, it is asked again after so long."""
 HOST = "host"
 """The id of the processors' memory."""
 _HOST_LANES = ("cpu", "openvino:CPU")
@@ -44,13 +48,19 @@ class Devices:
     """Tells the memory of lanes' devices."""
 
     def __init__(
-        self, library: Library, lanes: Sequence[str], find: Callable[[Sequence[str]], Mapping[str, str]]
+        self,
+        library: Library,
+        lanes: Sequence[str],
+        find: Callable[[Sequence[str]], Mapping[str, str]],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`find(lanes)` gives the UUID of the GPU of each lane that is on one of NVIDIA's."""
+        """`find(lanes)` gives the UUID of the GPU of each lane that is on one of NVIDIA's. `clock`: in seconds."""
         self._library = library
         self._lanes = lanes
         self._find = find
-        self._gpus: Mapping[str, str] | None = None
+        self._clock = clock
+        self._gpus: Mapping[str, str] = {}
+        self._ask_after_s = -math.inf
         self._hangs: asyncio.Future[DeviceMemory | None] | None = None
         """The answer that was waited for in vain; None: none was."""
 
@@ -72,8 +82,9 @@ class Devices:
     def _memory(self, lane: str) -> DeviceMemory | None:
         if on_host(lane):
             return host_memory()
-        if self._gpus is None:
+        if not self._gpus and self._clock() >= self._ask_after_s:
             self._gpus = self._find(self._lanes)
+            self._ask_after_s = self._clock() + ASK_AGAIN_SECONDS
         device = self._gpus.get(lane)
         found = gpu_memory(self._library, device) if device is not None else None
         if device is None or found is None:
