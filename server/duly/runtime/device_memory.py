@@ -9,6 +9,7 @@ Reading it may block (a driver that hangs), so it is done in a thread that nobod
 
 import asyncio
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,10 @@ HOST = "host"
 """The id of the processors' memory."""
 _HOST_LANES = ("cpu", "openvino:CPU")
 _MEMINFO = Path("/proc/meminfo")
+_PROCESS_IDS = Path("/proc/self/ns/pid")
+"""Whose process ids this process has: those of the system, or of a container."""
+_OF_THE_SYSTEM = "pid:[4026531836]"
+"""The kernel's number for the process ids of the system (PROC_PID_INIT_INO), by which the driver knows processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,9 @@ class DeviceMemory:
     used_bytes: int
     """What is in use, by whoever."""
     of_processes: Mapping[int, int] = field(default_factory=dict)
-    """What processes have of it, by their ids, as far as that can be told; of the host nothing, see `process_bytes`."""
+    """What processes have of it, by their ids, as far as that can be told; of the host nothing, see `process_bytes`.
+    Where this process runs with ids of a container's own, none, as those of the driver may be of other processes.
+    """
 
 
 class Devices:
@@ -89,12 +96,20 @@ class Devices:
         found = gpu_memory(self._library, device) if device is not None else None
         if device is None or found is None:
             return None
-        return DeviceMemory(device, lane, found.total_bytes, found.used_bytes, found.of_processes)
+        of_processes = found.of_processes if _has_ids_of_the_system() else {}
+        return DeviceMemory(device, lane, found.total_bytes, found.used_bytes, of_processes)
 
 
 def on_host(lane: str) -> bool:
     """Whether what runs on the lane lies in the memory of the machine alone."""
     return lane.partition(":")[0] in _HOST_LANES or lane.partition("/")[0] in _HOST_LANES
+
+
+def _has_ids_of_the_system() -> bool:
+    try:
+        return os.readlink(_PROCESS_IDS) == _OF_THE_SYSTEM
+    except OSError:
+        return False
 
 
 def host_memory() -> DeviceMemory | None:
