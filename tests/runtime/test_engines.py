@@ -1,6 +1,7 @@
 """What a worker gets that asks for an engine: one that is there, the right to make it, or nothing."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,14 @@ import pytest
 
 from duly.accelerators import TENSORRT
 from duly.models.digests import FileDigest
+from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Provider
+from duly.runtime import worker_process
 from duly.runtime.engine_store import EngineStore, NotTrusted, key_of
 from duly.runtime.engines import ENGINES_MAX, BadQuestion, EngineCounts, Engines, WorkerEngines
+from duly.runtime.worker_launch import check_version
+from tests import graphs
+from tests.worker.client import version_of
 
 CONTENTS = {"m/1/model.onnx": FileDigest("aa", 9), "m/1/w.bin": FileDigest("bb", 9)}
 ASKED: dict[str, Any] = {"files": ["m/1/model.onnx", "m/1/w.bin"], "parts": {"device": {"name": "NVIDIA L4"}}}
@@ -177,6 +183,33 @@ async def test_what_a_worker_dies_of_is_thrown_away(bench: Bench) -> None:
     await second.answer(ASKED, CONTENTS)
     await second.end()
     await second.distrust()
+    await bench.made(bench.worker())
+
+
+class Given(Engines):
+    """Gives workers an engine at once, as if they had asked for it."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__(lambda: bench.store, bench.counts)
+        self._bench = bench
+
+    async def begin(self, model: str, lane: str, config: ModelConfig) -> WorkerEngines:
+        engines = self._bench.worker()
+        assert (await engines.answer(ASKED, CONTENTS))["there"]
+        return engines
+
+
+async def test_what_a_check_dies_of_is_thrown_away(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = bench.worker()
+    await bench.made(first)
+    await first.keep()
+    dies = [sys.executable, "-c", "import os; os.abort()"]
+    monkeypatch.setattr(worker_process, "worker_command", lambda descriptor: dies)
+    version = version_of(graphs.save(tmp_path, "m", graphs.doubling()), "m")
+    checked = await check_version(version, ("cpu:0",), 1, SizeLimits(), 60.0, engines=Given(bench))
+    assert "ended while it was loaded" in (checked.problem or "")
     await bench.made(bench.worker())
 
 
