@@ -1,6 +1,7 @@
 """What a worker gets that asks for an engine: one that is there, the right to make it, or nothing."""
 
 import asyncio
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -41,6 +42,14 @@ class Bench:
         return folder
 
 
+def takes(worker: WorkerEngines, folder: Path, made_s: float, ready_s: float) -> None:
+    """Has the worker's only engine be written so long after it was begun with, and the worker be ready then."""
+    (engine,) = worker._engines.values()
+    engine.began_s -= ready_s
+    written_ns = engine.began_ns + int(made_s * 1e9)
+    os.utime(folder / "trt_1.engine", ns=(written_ns, written_ns))
+
+
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     bench = Bench(tmp_path / "engines")
@@ -66,11 +75,30 @@ async def test_an_engine_is_made_once_and_then_given(bench: Bench) -> None:
 
 async def test_how_long_it_took_is_known_though_all_else_is_new(bench: Bench) -> None:
     first = bench.worker()
-    await bench.made(first)
+    folder = await bench.made(first)
+    takes(first, folder, 90, 100)
     await first.keep()
     answer = await bench.worker().answer(ASKED | {"parts": {"device": {"name": "NVIDIA L40S"}}}, CONTENTS)
     assert not answer["there"]
-    assert answer["seconds"] > 0
+    assert answer["seconds"] == 90
+
+
+async def test_no_engine_took_longer_than_its_worker_whatever_the_files_say(bench: Bench) -> None:
+    first = bench.worker()
+    folder = await bench.made(first)
+    takes(first, folder, 1e6, 100)
+    await first.keep()
+    assert 100 <= (await bench.worker().answer(ASKED, CONTENTS))["seconds"] < 1e6
+
+
+async def test_where_nothing_was_written_nobody_knows_how_long_it_takes(bench: Bench) -> None:
+    first = bench.worker()
+    folder = await bench.made(first)
+    takes(first, folder, 90, 100)
+    (folder / "trt_1.engine").unlink()
+    await first.keep()
+    answer = await bench.worker().answer(ASKED, CONTENTS)
+    assert (answer["there"], answer["seconds"]) == (False, 0.0)
 
 
 async def test_nothing_of_a_worker_that_was_not_ready_is_kept(bench: Bench) -> None:
