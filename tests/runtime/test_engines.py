@@ -15,7 +15,7 @@ from duly.models.digests import FileDigest
 from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Provider
 from duly.runtime import worker_process
-from duly.runtime.engine_store import EngineStore, NotTrusted, key_of
+from duly.runtime.engine_store import EngineStore, KeyLock, NotTrusted, key_of
 from duly.runtime.engines import ENGINES_MAX, BadQuestion, EngineCounts, Engines, WorkerEngines
 from duly.runtime.worker_launch import check_version
 from tests import graphs
@@ -180,6 +180,37 @@ async def test_a_worker_that_ends_just_as_it_may_make_it_leaves_no_lock(
     lock = bench.store.lock(key_of({"model.onnx": "aa", "w.bin": "bb"}, ASKED["parts"]))
     assert lock is not None
     lock.release()
+
+
+async def test_the_loop_goes_on_while_a_lock_is_taken_and_one_that_comes_too_late_is_given_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk on the net that is slow to answer."""
+    looks, goes_on, taken = threading.Event(), threading.Event(), threading.Event()
+    lock = bench.store.lock
+
+    def slow(key: str) -> KeyLock | None:
+        looks.set()
+        goes_on.wait()
+        found = lock(key)
+        taken.set()
+        return found
+
+    monkeypatch.setattr(bench.store, "lock", slow)
+    first = bench.worker()
+    asking = asyncio.create_task(first.answer(ASKED, CONTENTS))
+    while not looks.is_set():
+        await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await first.end()
+    goes_on.set()
+    await asyncio.to_thread(taken.wait)
+    key = key_of({"model.onnx": "aa", "w.bin": "bb"}, ASKED["parts"])
+    while (again := lock(key)) is None:
+        await asyncio.sleep(0)
+    again.release()
 
 
 async def test_a_lock_is_given_back_once_where_the_disk_fills_up_between_two_attempts(

@@ -212,8 +212,7 @@ class WorkerEngines:
             if found is not None:
                 engine = self._engines[key] = _Engine(key, folder, None, True, 0.0, 0, about, graph)
                 return engine, found.seconds
-            # Not in a thread, whose lock would stay for ever where this is cancelled. It waits for nothing.
-            lock = self._given_up(before) or self._store.lock(key)
+            lock = self._given_up(before) or await self._take_lock(key)
             if lock is not None or time.monotonic() > until_s:
                 break
             if not told:
@@ -222,7 +221,8 @@ class WorkerEngines:
             await asyncio.sleep(WAIT_LOOK_SECONDS)
         kept = False
         try:
-            found = await asyncio.to_thread(self._store.take, key, folder) if told and lock is not None else None
+            # It may have been made since it was looked for.
+            found = await asyncio.to_thread(self._store.take, key, folder) if lock is not None else None
             if found is not None:
                 engine = self._engines[key] = _Engine(key, folder, None, True, 0.0, 0, about, graph)
                 return engine, found.seconds
@@ -235,6 +235,17 @@ class WorkerEngines:
         finally:
             if lock is not None and not kept:  # also where this is cancelled: nobody else could make it any more
                 lock.release()
+
+    async def _take_lock(self, key: str) -> KeyLock | None:
+        """Asks for the lock in a thread, as a folder on the net may be slow to answer. Where this is cancelled, the
+        lock is given back as soon as it is there.
+        """
+        taking = asyncio.get_running_loop().run_in_executor(None, self._store.lock, key)
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            taking.add_done_callback(_give_back)
+            raise
 
     def _throw_away(self, key: str) -> None:
         self._store.discard(key)
@@ -327,6 +338,14 @@ def _key_asked(body: Mapping[str, Any], contents: Mapping[str, FileDigest], mode
 def _ready(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     empty(folder)
+
+
+def _give_back(taken: asyncio.Future[KeyLock | None]) -> None:
+    if taken.cancelled() or taken.exception() is not None:
+        return
+    lock = taken.result()
+    if lock is not None:
+        lock.release()
 
 
 def _disk_time_ns(folder: Path) -> int:
