@@ -241,7 +241,9 @@ class Proof(NamedTuple):
     fallen: str
     """That a session which has silently become one of the CPU is caught."""
     lost: str
-    """That nothing serves on a lost device, that frames are answered, and that the lane serves again on the device."""
+    """That the worker which has lost its device is replaced, that for its version the lane is down until the new one is
+    warm on the device, and that frames are answered.
+    """
 
 
 IN_CI = "in CI"

@@ -179,7 +179,7 @@ def _gauges(gauges: Gauges, models: Iterable[str]) -> Iterator[Metric]:
 
 
 def _lanes(gauges: Gauges) -> Iterator[Metric]:
-    up = GaugeMetricFamily("duly_lane_up", "1: the lane's device works; 0: it is down.", labels=["lane"])
+    up = GaugeMetricFamily("duly_lane_up", "0: NVML says that the lane's GPU is down; else 1.", labels=["lane"])
     for lane in gauges.lanes:
         up.add_metric([lane], lane not in gauges.lanes_down)
     xids = CounterMetricFamily(

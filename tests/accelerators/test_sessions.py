@@ -112,4 +112,4 @@ def test_a_processor_gives_as_many_threads_as_the_lane_has(tmp_path: Path, lane:
     version = version_of(graphs.save(tmp_path, "m", shaping()), "m")
     with Worker(version, threads=1) as one, Worker(version, threads=2) as two:
         running = [len(os.listdir(f"/proc/{worker.process.pid}/task")) for worker in (one, two)]
-    assert running[1] == running[0] + 2  # one of OpenVINO's, and one of ONNX Runtime's own
+    assert running[1] > running[0], "OpenVINO would take as many as there are processors, whatever the lane has"

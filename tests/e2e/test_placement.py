@@ -54,7 +54,7 @@ async def test_what_fits_serves_and_the_rest_is_refused_with_the_sum(tmp_path: P
         assert await serves(app, "z"), "it comes after the one that does not fit"
         (large,) = app.catalogue.versions("large")
         assert large.state is VersionState.FAILED
-        assert "in use by others: a/1 " in large.error
+        assert "in use by others: 1 other version " in large.error
         assert "+ large/1 (this, at least) 1000.0 GB = 1000." in large.error
         assert not large.starting
         weights.unlink()
@@ -71,7 +71,9 @@ async def test_workers_are_replaced_and_versions_loaded_again_by_what_was_measur
         assert min(a, b) > 10_000_000
         await app.host.unload("b", "1")
         allow(app, a + b // 2)
-        with pytest.raises(ModelError, match=r"lane_memory_bytes_max\): a/1 .* \+ b/1 \(this, as measured\) .* = "):
+        with pytest.raises(
+            ModelError, match=r"lane_memory_bytes_max\): 1 other version .* \+ b/1 \(this, as measured\) .* = "
+        ):
             await app.host.load("b", "1")
         killed = app.catalogue.find("a", "1").workers["cpu:0"]
         os.kill(killed.pid, signal.SIGKILL)
@@ -99,6 +101,6 @@ async def test_memory_that_ends_while_a_model_is_loaded(tmp_path: Path) -> None:
         (takes,) = app.catalogue.versions("takes")
         error = takes.error
         assert "warm-up with a batch of 1: " in error
-        assert " are free; loaded there: a/1 " in error
+        assert " are free; loaded there: 1 other version " in error
         assert error.endswith("take smaller batch_sizes, or let workers have more (worker_memory_bytes_max)")
         assert await serves(app, "a")

@@ -118,7 +118,7 @@ async def lane_of(models: Path, name: str, lane: str) -> AsyncIterator[Lane]:
 
     worker = start_worker(version, lane, THREADS, SizeLimits(), on_batch, on_end, checked=False)
     try:
-        lanes.append(Lane(version, worker, await worker.ready(LOAD_SECONDS_MAX)))
+        lanes.append(Lane(version, worker, await worker.load.ready(LOAD_SECONDS_MAX)))
         yield lanes[0]
     finally:
         await worker.stop()

@@ -29,9 +29,9 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("MADE_UP_CUDART", str(made))
     monkeypatch.setenv("MADE_UP_LOG", str(tmp_path / "log"))
     monkeypatch.setattr(cuda_runtime, "_LIBRARIES", (str(made),))
-    cuda_runtime._library.cache_clear()
+    cuda_runtime.library.cache_clear()
     yield tmp_path / "log"
-    cuda_runtime._library.cache_clear()
+    cuda_runtime.library.cache_clear()
 
 
 @pytest.mark.parametrize("pinned", [True, False])
@@ -47,12 +47,12 @@ def test_of_a_gpu_its_own_copies_are_measured(log: Path, pinned: bool) -> None:
 
 def test_without_a_runtime_of_cuda_there_is_an_error_and_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_runtime, "_LIBRARIES", ("libnone.so",))
-    cuda_runtime._library.cache_clear()
+    cuda_runtime.library.cache_clear()
     with pytest.raises(RuntimeError, match="no runtime of CUDA"):
         copies_of("cuda:0", [], pinned=False)
     with pytest.raises(RuntimeError, match="does not pin"):
         copies_of("cuda:0", [np.zeros(1, np.float32)], pinned=True)
-    cuda_runtime._library.cache_clear()
+    cuda_runtime.library.cache_clear()
 
 
 def test_a_rehearsals_copies_are_done_once_they_were_waited_for() -> None:

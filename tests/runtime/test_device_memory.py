@@ -12,6 +12,7 @@ from duly import cgroups
 from duly.nvml.library import Library
 from duly.runtime import device_memory
 from duly.runtime.device_memory import HOST, DeviceMemory, Devices, host_memory, on_host, process_bytes
+from duly.runtime.placement import Placement
 from tests.nvml import stand_in as nvml
 
 GPU = "00000000-0000-0000-0000-000000000001"
@@ -100,7 +101,10 @@ def find(lanes: Sequence[str]) -> Mapping[str, str]:
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> Library:
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Library:
+    """NVML, as a process sees it that has the system's process ids."""
+    (tmp_path / "ids").symlink_to("pid:[4026531836]")
+    monkeypatch.setattr(device_memory, "_PROCESS_IDS", tmp_path / "ids")
     driver = tmp_path / "version"
     driver.write_text("NVRM version: 580\n")
     nvml.fresh(nvml.Gpu(GPU, used_bytes=3, total_bytes=16, processes={7: 2}))
@@ -112,6 +116,42 @@ async def test_gpus_are_asked_by_what_cuda_counts(library: Library) -> None:
     assert await devices.memory("cuda:0") == DeviceMemory(GPU, "cuda:0", 16, 3, {7: 2})
     assert await devices.memory("webgpu:0") is None
     assert (await devices.memory("cpu:0")) is not None
+
+
+@pytest.mark.parametrize("ids", ["pid:[4026532001]", None], ids=["of a container", "that cannot be told"])
+async def test_process_ids_of_others_are_not_taken_for_ours(library: Library, tmp_path: Path, ids: str | None) -> None:
+    """The driver's process 7 is not this server's worker 7, which is measured by what has come into use."""
+    (tmp_path / "ids").unlink()
+    if ids is not None:
+        (tmp_path / "ids").symlink_to(ids)
+    devices = Devices(library, ("cuda:0",), find)
+    assert await devices.memory("cuda:0") == DeviceMemory(GPU, "cuda:0", 16, 3, {})
+    placement = Placement(devices.memory)
+    claim = await placement.claim("m/1", "cuda:0", 1)
+    assert claim is not None
+    claim.pid = 7
+    nvml.GPUS[0].used_bytes = 9
+    await placement.warm(claim)
+    assert claim.size_bytes == 6
+
+
+async def test_where_cuda_counts_nothing_yet_it_is_asked_again(library: Library) -> None:
+    now, found, asked = [5.0], False, []
+
+    def finds_later(lanes: Sequence[str]) -> Mapping[str, str]:
+        asked.append(now[0])
+        return find(lanes) if found else {}
+
+    devices = Devices(library, ("cuda:0",), finds_later, lambda: now[0])
+    assert await devices.memory("cuda:0") is None
+    found = True
+    now[0] = 64.9
+    assert await devices.memory("cuda:0") is None
+    now[0] = 65.0
+    assert await devices.memory("cuda:0") is not None
+    now[0] = 1000.0
+    assert await devices.memory("cuda:0") is not None
+    assert asked == [5.0, 65.0]
 
 
 async def test_those_who_ask_at_the_same_time_are_all_answered(library: Library) -> None:

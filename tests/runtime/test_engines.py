@@ -1,6 +1,8 @@
 """What a worker gets that asks for an engine: one that is there, the right to make it, or nothing."""
 
 import asyncio
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +12,14 @@ import pytest
 
 from duly.accelerators import TENSORRT
 from duly.models.digests import FileDigest
+from duly.models.sizes import SizeLimits
 from duly.models.spec import ModelConfig, Provider
-from duly.runtime.engine_store import EngineStore, NotTrusted, key_of
+from duly.runtime import worker_process
+from duly.runtime.engine_store import EngineStore, KeyLock, NotTrusted, key_of
 from duly.runtime.engines import ENGINES_MAX, BadQuestion, EngineCounts, Engines, WorkerEngines
+from duly.runtime.worker_launch import check_version
+from tests import graphs
+from tests.worker.client import version_of
 
 CONTENTS = {"m/1/model.onnx": FileDigest("aa", 9), "m/1/w.bin": FileDigest("bb", 9)}
 ASKED: dict[str, Any] = {"files": ["m/1/model.onnx", "m/1/w.bin"], "parts": {"device": {"name": "NVIDIA L4"}}}
@@ -33,6 +40,14 @@ class Bench:
         folder = Path(answer["folder"])
         (folder / "trt_1.engine").write_bytes(b"engine")
         return folder
+
+
+def takes(worker: WorkerEngines, folder: Path, made_s: float, ready_s: float) -> None:
+    """Has the worker's only engine be written so long after it was begun with, and the worker be ready then."""
+    (engine,) = worker._engines.values()
+    engine.began_s -= ready_s
+    written_ns = engine.began_ns + int(made_s * 1e9)
+    os.utime(folder / "trt_1.engine", ns=(written_ns, written_ns))
 
 
 @pytest.fixture
@@ -60,11 +75,30 @@ async def test_an_engine_is_made_once_and_then_given(bench: Bench) -> None:
 
 async def test_how_long_it_took_is_known_though_all_else_is_new(bench: Bench) -> None:
     first = bench.worker()
-    await bench.made(first)
+    folder = await bench.made(first)
+    takes(first, folder, 90, 100)
     await first.keep()
     answer = await bench.worker().answer(ASKED | {"parts": {"device": {"name": "NVIDIA L40S"}}}, CONTENTS)
     assert not answer["there"]
-    assert answer["seconds"] > 0
+    assert answer["seconds"] == 90
+
+
+async def test_no_engine_took_longer_than_its_worker_whatever_the_files_say(bench: Bench) -> None:
+    first = bench.worker()
+    folder = await bench.made(first)
+    takes(first, folder, 1e6, 100)
+    await first.keep()
+    assert 100 <= (await bench.worker().answer(ASKED, CONTENTS))["seconds"] < 1e6
+
+
+async def test_where_nothing_was_written_nobody_knows_how_long_it_takes(bench: Bench) -> None:
+    first = bench.worker()
+    folder = await bench.made(first)
+    takes(first, folder, 90, 100)
+    (folder / "trt_1.engine").unlink()
+    await first.keep()
+    answer = await bench.worker().answer(ASKED, CONTENTS)
+    assert (answer["there"], answer["seconds"]) == (False, 0.0)
 
 
 async def test_nothing_of_a_worker_that_was_not_ready_is_kept(bench: Bench) -> None:
@@ -148,6 +182,37 @@ async def test_a_worker_that_ends_just_as_it_may_make_it_leaves_no_lock(
     lock.release()
 
 
+async def test_the_loop_goes_on_while_a_lock_is_taken_and_one_that_comes_too_late_is_given_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk on the net that is slow to answer."""
+    looks, goes_on, taken = threading.Event(), threading.Event(), threading.Event()
+    lock = bench.store.lock
+
+    def slow(key: str) -> KeyLock | None:
+        looks.set()
+        goes_on.wait()
+        found = lock(key)
+        taken.set()
+        return found
+
+    monkeypatch.setattr(bench.store, "lock", slow)
+    first = bench.worker()
+    asking = asyncio.create_task(first.answer(ASKED, CONTENTS))
+    while not looks.is_set():
+        await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await first.end()
+    goes_on.set()
+    await asyncio.to_thread(taken.wait)
+    key = key_of({"model.onnx": "aa", "w.bin": "bb"}, ASKED["parts"])
+    while (again := lock(key)) is None:
+        await asyncio.sleep(0)
+    again.release()
+
+
 async def test_a_lock_is_given_back_once_where_the_disk_fills_up_between_two_attempts(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +242,33 @@ async def test_what_a_worker_dies_of_is_thrown_away(bench: Bench) -> None:
     await second.answer(ASKED, CONTENTS)
     await second.end()
     await second.distrust()
+    await bench.made(bench.worker())
+
+
+class Given(Engines):
+    """Gives workers an engine at once, as if they had asked for it."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__(lambda: bench.store, bench.counts)
+        self._bench = bench
+
+    async def begin(self, model: str, lane: str, config: ModelConfig) -> WorkerEngines:
+        engines = self._bench.worker()
+        assert (await engines.answer(ASKED, CONTENTS))["there"]
+        return engines
+
+
+async def test_what_a_check_dies_of_is_thrown_away(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = bench.worker()
+    await bench.made(first)
+    await first.keep()
+    dies = [sys.executable, "-c", "import os; os.abort()"]
+    monkeypatch.setattr(worker_process, "worker_command", lambda descriptor: dies)
+    version = version_of(graphs.save(tmp_path, "m", graphs.doubling()), "m")
+    checked = await check_version(version, ("cpu:0",), 1, SizeLimits(), 60.0, engines=Given(bench))
+    assert "ended while it was loaded" in (checked.problem or "")
     await bench.made(bench.worker())
 
 

@@ -114,7 +114,7 @@ def test_a_load_for_which_memory_ends_says_who_has_it(monkeypatch: pytest.Monkey
             await bench.host._load(version(tmp_path, "large", 1))
         assert str(refused.value) == (
             "large/1: large/1/model.onnx: CUDA failure 2: out of memory; cpu:0 has 16.0 GB, of which 0.5 GB are free; "
-            "loaded there: m/1 0.4 GB + n/1 0.4 GB; unload a version, take smaller batch_sizes, or use fewer lanes of "
+            "loaded there: 2 other versions 0.8 GB; unload a version, take smaller batch_sizes, or use fewer lanes of "
             "that device"
         )
 

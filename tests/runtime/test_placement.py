@@ -5,7 +5,9 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
+from duly.accelerators import CUDA, TENSORRT
 from duly.runtime import placement as placing
 from duly.runtime.device_memory import DeviceMemory
 from duly.runtime.placement import Claim, NoPlace, Placement
@@ -73,8 +75,8 @@ async def test_a_refusal_has_the_sum() -> None:
     await loads.load("b/1", 4.1)
     await loads.load("a/1", 9.3)
     assert await loads.refusal("c/1", 3.0) == (
-        "cuda:0 has 16.0 GB, 2.0 GB in use by others: a/1 9.3 GB + b/1 4.1 GB + c/1 (this, at least) 3.0 GB = 16.4 GB; "
-        "unload a version, take smaller batch_sizes, or use fewer lanes of that device"
+        "cuda:0 has 16.0 GB, 2.0 GB in use by others: 2 other versions 13.4 GB + c/1 (this, at least) 3.0 GB = 16.4 "
+        "GB; unload a version, take smaller batch_sizes, or use fewer lanes of that device"
     )
     assert [claim.key for claim in loads.placement.claims] == ["b/1", "a/1"]
     await loads.load("c/1", 0.6, 0.5)
@@ -84,23 +86,54 @@ async def test_what_was_measured_counts_the_next_time() -> None:
     loads = Loads(Gpus())
     loads.dies(await loads.load("a/1", 9, weights=1))
     await loads.load("b/1", 6, weights=1)
-    assert "b/1 6.0 GB + a/1 (this, as measured) 9.0 GB = 15.0 GB" in await loads.refusal("a/1", 1)
+    assert "1 other version 6.0 GB + a/1 (this, as measured) 9.0 GB = 15.0 GB" in await loads.refusal("a/1", 1)
 
 
 async def test_a_new_version_is_expected_to_take_what_the_old_one_did_beside_its_weights() -> None:
     loads = Loads(Gpus())
     first = await loads.load("a/1", 6, weights=1)
-    assert "a/1 6.0 GB + a/2 (this, at least) 9.0 GB" in await loads.refusal("a/2", 4)
+    assert "1 other version 6.0 GB + a/2 (this, at least) 9.0 GB" in await loads.refusal("a/2", 4)
     loads.dies(first)
     assert (await loads.begin("a/2", 4)).size_bytes == 9 * GB
     assert (await loads.begin("other/1", 4, "cuda:1")).size_bytes == 4 * GB
+
+
+async def test_what_is_compiled_may_take_a_quarter_of_its_files() -> None:
+    loads = Loads(Gpus())
+    claim = loads.placement.claim
+    with pytest.raises(NoPlace, match=r"a/1 takes 20\.0 GB \(at least\)"):
+        await claim("a/1", "cuda:0", 20 * GB)
+    first = await claim("a/1", "cuda:0", 20 * GB, [TENSORRT, CUDA])
+    assert first is not None
+    assert first.size_bytes == 5 * GB
+    await loads.ready(first, 5.5)
+    loads.dies(first)
+    for key, weights, expected in (("a/1", 20, 5.5), ("a/2", 24, 6.5)):
+        later = await claim(key, "cuda:0", weights * GB, [TENSORRT, CUDA])
+        assert later is not None
+        assert later.size_bytes == expected * GB
+        loads.placement.gone(later)
+    own = await claim("b/1", "tensorrt-rtx:0", 4 * GB)
+    assert own is not None
+    assert own.size_bytes == GB
+
+
+async def test_openvino_keeps_weights_as_they_are_on_the_processor_alone() -> None:
+    async def memory(lane: str) -> DeviceMemory:
+        return DeviceMemory(lane, lane, 16 * GB, 0)
+
+    placement = Placement(memory)
+    for lane, expected in (("openvino:CPU", 4 * GB), ("openvino:GPU", GB)):
+        claim = await placement.claim("a/1", lane, 4 * GB)
+        assert claim is not None
+        assert claim.size_bytes == expected
 
 
 async def test_each_device_has_its_own_memory_whatever_its_lanes_are_called() -> None:
     loads = Loads(Gpus())
     await loads.load("a/1", 9)
     await loads.load("a/1", 9, lane="cuda:1")
-    assert "tensorrt-rtx:0 has 16.0 GB" in await loads.refusal("b/1", 6, "tensorrt-rtx:0")
+    assert "tensorrt-rtx:0 has 16.0 GB" in await loads.refusal("b/1", 24, "tensorrt-rtx:0")
     await loads.load("b/1", 5, 5, lane="cuda:1")
 
 
@@ -123,7 +156,7 @@ async def test_what_is_being_loaded_counts_once(tells: bool) -> None:
     first = await loads.begin("a/1", 5)
     loads.gpus.of_processes["a"][first.pid] = 4 * GB
     second = await loads.begin("b/1", 5)
-    assert "a/1 5.0 GB + b/1 5.0 GB + x/1 1.0 GB + c/1 (this, at least) 4.0 GB" in await loads.refusal("c/1", 4)
+    assert "3 other versions 11.0 GB + c/1 (this, at least) 4.0 GB" in await loads.refusal("c/1", 4)
     await loads.ready(first, 6)
     await loads.ready(second, 5)
     assert first.size_bytes == (6 * GB if tells else 5 * GB), "who has how much cannot be told while both are loaded"
@@ -139,7 +172,7 @@ async def test_a_worker_that_has_grown_counts_as_it_is() -> None:
     loads = Loads(Gpus())
     worker = await loads.load("a/1", 3)
     loads.gpus.of_processes["a"][worker.pid] = 11 * GB
-    assert "a/1 11.0 GB + b/1 (this, at least) 4.0 GB" in await loads.refusal("b/1", 4)
+    assert "1 other version 11.0 GB + b/1 (this, at least) 4.0 GB" in await loads.refusal("b/1", 4)
 
 
 async def test_others_who_take_more_leave_less() -> None:
@@ -155,7 +188,8 @@ async def test_all_of_a_lane_may_have_less_than_there_is() -> None:
     loads = Loads(Gpus(), 5 * GB)
     await loads.load("a/1", 3)
     assert (await loads.refusal("b/1", 2.5)).startswith(
-        "models on cuda:0 may have 5.0 GB (lane_memory_bytes_max): a/1 3.0 GB + b/1 (this, at least) 2.5 GB = 5.5 GB"
+        "models on cuda:0 may have 5.0 GB (lane_memory_bytes_max): 1 other version 3.0 GB + b/1 (this, at least) 2.5 "
+        "GB = 5.5 GB"
     )
     assert (await loads.begin("b/1", 1)).room_bytes == 2 * GB
 
@@ -166,19 +200,35 @@ async def test_nothing_is_refused_where_nothing_is_known() -> None:
     assert await loads.placement.claim("a/1", "webgpu:0", 10**15) is None
     gpus.known = False
     assert await loads.placement.claim("a/1", "cuda:0", 10**15) is None
-    assert await loads.placement.says("cuda:0") == ""
+    assert await loads.placement.says("a/1", "cuda:0") == ""
+
+
+async def test_names_of_other_versions_are_in_the_log_alone() -> None:
+    """Whoever loads may not be allowed to know of them."""
+    loads = Loads(Gpus())
+    await loads.load("secret/1", 0.5)
+    await loads.load("hidden/2", 5)
+    await loads.load("a/1", 4)
+    with capture_logs() as lines:
+        refusal = await loads.refusal("a/1", 20, "tensorrt-rtx:0")
+        says = await loads.placement.says("a/1", "cuda:0")
+    assert ": a/1 (loaded) 4.0 GB + 2 other versions 5.5 GB + a/1 (this, at least) 5.0 GB = 14.5 GB; " in refusal
+    assert says.endswith("; loaded there: a/1 (loaded) 4.0 GB + 2 other versions 5.5 GB")
+    assert [(line["model"], line["there"]) for line in lines] == [
+        ("a/1", "hidden/2 5.0 GB + a/1 4.0 GB + secret/1 0.5 GB")
+    ] * 2
 
 
 async def test_who_has_what() -> None:
     loads = Loads(Gpus())
-    assert await loads.placement.says("cuda:0") == (
+    assert await loads.placement.says("a/1", "cuda:0") == (
         "cuda:0 has 16.0 GB, of which 14.0 GB are free; nothing else of this server is loaded there"
     )
     await loads.load("b/1", 0.05)
     await loads.load("a/1", 4)
     await loads.begin("c/1", 1)
-    assert await loads.placement.says("cuda:0") == (
-        "cuda:0 has 16.0 GB, of which 9.9 GB are free; loaded there: a/1 4.0 GB + b/1 50.0 MB"
+    assert await loads.placement.says("c/1", "cuda:0") == (
+        "cuda:0 has 16.0 GB, of which 9.9 GB are free; loaded there: 2 other versions 4.0 GB"
     )
 
 

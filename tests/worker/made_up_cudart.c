@@ -1,8 +1,10 @@
 // What a worker calls of CUDA's runtime, with memory of the host as that of the device. Copies of a stream are made at the
 // last moment that CUDA allows, when it is waited for, or with MADE_UP_EARLY=1 at the first, so that what relies on more
 // than CUDA promises shows as wrong data. MADE_UP_LOG names a file that gets a line for each copy. While the file that
-// MADE_UP_LOST names is there, copies fail as they do on a GPU whose context is lost.
+// MADE_UP_LOST names is there, copies fail as they do on a GPU whose context is lost. Streams with a priority are their
+// priority, from 1 on, in units of 1024; the log has a line for each wait for one.
 #include <pthread.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +12,7 @@
 
 #define COPIES_MAX 4096
 #define ILLEGAL_ADDRESS 700
+#define PRIORITY_UNIT 1024
 
 struct copy { void *target; const void *source; size_t size; };
 static struct copy copies[COPIES_MAX];
@@ -48,6 +51,17 @@ int cudaStreamCreateWithFlags(void **stream, unsigned flags) {
   return flags == 1 ? 0 : 1;
 }
 
+int cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
+  *least = 0;
+  *greatest = -5;
+  return 0;
+}
+
+int cudaStreamCreateWithPriority(void **stream, unsigned flags, int priority) {
+  *stream = (void *)(intptr_t)(PRIORITY_UNIT * (1 - priority));
+  return flags == 1 ? 0 : 1;
+}
+
 int cudaMemcpyAsync(void *target, const void *source, size_t size, int kind, void *stream) {
   if (stream != &copies || kind != 1) return 1;
   if (lost()) return ILLEGAL_ADDRESS;
@@ -61,8 +75,10 @@ int cudaMemcpyAsync(void *target, const void *source, size_t size, int kind, voi
 }
 
 int cudaStreamSynchronize(void *stream) {
-  if (stream != &copies) return 1;
+  int priority = (intptr_t)stream > 0 && (intptr_t)stream <= 6 * PRIORITY_UNIT;
+  if (stream != &copies && !priority) return 1;
   if (lost()) return ILLEGAL_ADDRESS;
+  if (priority) line("wait", (size_t)stream);
   pthread_mutex_lock(&lock);
   for (int nth = 0; nth < waiting; nth++) memcpy(copies[nth].target, copies[nth].source, copies[nth].size);
   waiting = 0;

@@ -39,11 +39,11 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def stream(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CopyStream]:
     monkeypatch.setattr(cuda_runtime, "_LIBRARIES", (str(tmp_path / "libcudart.so"),))
-    cuda_runtime._library.cache_clear()
+    cuda_runtime.library.cache_clear()
     made = copy_stream(0)
     assert made is not None
     yield made
-    cuda_runtime._library.cache_clear()
+    cuda_runtime.library.cache_clear()
 
 
 def copied(log: Path) -> list[int]:

@@ -2,46 +2,33 @@
 
 import ctypes
 import shutil
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from duly.accelerators import CPU, CUDA, TENSORRT
 from duly.models.spec import Provider
-from duly.worker import stream_priority
+from duly.worker import cuda_runtime
 from duly.worker.errors import DeviceLost, RunError
 from duly.worker.stream_priority import priority_stream
-
-LIBRARY = """
-/* Streams are their priority, from 1 on, in units of 1024. There is one device, and `waited` counts who waits. */
-#include <stdint.h>
-int waited, lost;
-int cudaSetDevice(int device) { return device ? 101 : 0; }
-int cudaDeviceGetStreamPriorityRange(int *least, int *greatest) { *least = 0; *greatest = -5; return 0; }
-int cudaStreamCreateWithPriority(void **stream, unsigned flags, int priority) {
-    if (flags != 1) return 1;
-    *stream = (void *)(intptr_t)(1024 * (1 - priority));
-    return 0;
-}
-int cudaStreamSynchronize(void *stream) { waited++; return lost ? 700 : stream == 0; }
-"""
+from tests.worker.made_up_gpu import library
 
 
 @pytest.fixture
-def cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ctypes.CDLL:
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("there is no C compiler, which makes the library that stands in for CUDA's")
-    source, made = tmp_path / "cudart.c", tmp_path / "libcudart.so"
-    source.write_text(LIBRARY)
-    subprocess.run([compiler, "-shared", "-fPIC", "-Wall", "-Werror", "-o", made, source], check=True)
-    monkeypatch.setattr(stream_priority, "_LIBRARIES", ("libcudart.so.none", str(made)))
-    return ctypes.CDLL(str(made))
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the library is, and the files that it looks at and writes."""
+    made = library(tmp_path)
+    monkeypatch.setenv("MADE_UP_LOG", str(tmp_path / "log"))
+    monkeypatch.setenv("MADE_UP_LOST", str(tmp_path / "lost"))
+    monkeypatch.setattr(cuda_runtime, "_LIBRARIES", ("libcudart.so.none", str(made)))
+    cuda_runtime.library.cache_clear()
+    yield tmp_path
+    cuda_runtime.library.cache_clear()
 
 
 @pytest.mark.parametrize(("stream_class", "priority"), [("CRITICAL", -5), ("STANDARD", 0), ("BEST_EFFORT", 0)])
-def test_the_class_decides(cuda: ctypes.CDLL, stream_class: str, priority: int) -> None:
+def test_the_class_decides(folder: Path, stream_class: str, priority: int) -> None:
     stream = priority_stream(0, stream_class)
     assert stream is not None
     assert stream.priority == priority
@@ -52,21 +39,35 @@ def test_the_class_decides(cuda: ctypes.CDLL, stream_class: str, priority: int) 
     assert not cpu.options
 
 
-def test_it_is_waited_for(cuda: ctypes.CDLL) -> None:
+def test_it_is_waited_for(folder: Path) -> None:
     stream = priority_stream(0, "CRITICAL")
     assert stream is not None
     stream.wait()
-    assert ctypes.c_int.in_dll(cuda, "waited").value == 1
-    ctypes.c_int.in_dll(cuda, "lost").value = 1
+    assert (folder / "log").read_text() == f"wait {6 * 1024}\n"
+    (folder / "lost").touch()
     with pytest.raises(DeviceLost):
         stream.wait()
 
 
-def test_what_cuda_refuses_is_an_error(cuda: ctypes.CDLL) -> None:
+def test_what_cuda_refuses_is_an_error(folder: Path) -> None:
     with pytest.raises(RunError, match="CUDA failure 101"):
         priority_stream(3, "CRITICAL")
 
 
 def test_without_cuda_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_priority, "_LIBRARIES", ("libcudart.so.none",))
+    monkeypatch.setattr(cuda_runtime, "_LIBRARIES", ("libcudart.so.none",))
+    cuda_runtime.library.cache_clear()
     assert priority_stream(0, "CRITICAL") is None
+    cuda_runtime.library.cache_clear()
+
+
+def test_it_is_of_the_runtime_that_is_loaded_already(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream of another library would be none of ONNX Runtime's."""
+    loaded = folder / "libcudart-loaded.so"
+    shutil.copy(folder / "libcudart.so", loaded)
+    ctypes.CDLL(str(loaded))
+    monkeypatch.setattr(cuda_runtime, "_LIBRARIES", (str(folder / "libcudart.so"), str(loaded)))
+    assert priority_stream(0, "CRITICAL") is not None
+    found = cuda_runtime.library()
+    assert found is not None
+    assert found._name == str(loaded)

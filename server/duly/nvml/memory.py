@@ -14,7 +14,7 @@ class GpuMemory(NamedTuple):
     used_bytes: int
     """What is in use, by whoever."""
     of_processes: dict[int, int]
-    """What processes have of it, by their ids, as far as the driver tells: not in containers with ids of their own."""
+    """What processes have of it, by their ids, as far as the driver tells. The ids are those of the system."""
 
 
 def gpu_memory(library: Library, device: str) -> GpuMemory | None:

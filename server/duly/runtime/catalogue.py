@@ -47,7 +47,7 @@ class LoadedVersion:
     providers: list[tuple[str, ...]] = field(default_factory=list)
     """The execution providers that truly run each variant, as the newest worker reports them."""
     weights_bytes: int = 0
-    """What its files of weights have, as far as they can be told by their names; the least that it takes in memory."""
+    """What its files of weights have, as far as they can be told by their names."""
     memory_bytes_max: int = 0
     """Private memory that each of its workers lets itself have; 0: they have no limit of their own."""
     sizes_max: dict[tuple[str, str], int] = field(default_factory=dict)

@@ -8,6 +8,9 @@ Reading it may block (a driver that hangs), so it is done in a thread that nobod
 """
 
 import asyncio
+import math
+import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +22,16 @@ from duly.runtime.disk_reader import in_thread
 
 ASK_SECONDS_MAX = 35.0
 """What is not told by then counts as not known. The first time CUDA is asked for its order of GPUs, too."""
+ASK_AGAIN_SECONDS = 60.0
+"""Where CUDA has counted no GPU, as a driver may not be there yet, it is asked again after so long."""
 HOST = "host"
 """The id of the processors' memory."""
 _HOST_LANES = ("cpu", "openvino:CPU")
 _MEMINFO = Path("/proc/meminfo")
+_PROCESS_IDS = Path("/proc/self/ns/pid")
+"""Whose process ids this process has: those of the system, or of a container."""
+_OF_THE_SYSTEM = "pid:[4026531836]"
+"""The kernel's number for the process ids of the system (PROC_PID_INIT_INO), by which the driver knows processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +46,28 @@ class DeviceMemory:
     used_bytes: int
     """What is in use, by whoever."""
     of_processes: Mapping[int, int] = field(default_factory=dict)
-    """What processes have of it, by their ids, as far as that can be told; of the host nothing, see `process_bytes`."""
+    """What processes have of it, by their ids, as far as that can be told; of the host nothing, see `process_bytes`.
+    Where this process runs with ids of a container's own, none, as those of the driver may be of other processes.
+    """
 
 
 class Devices:
     """Tells the memory of lanes' devices."""
 
     def __init__(
-        self, library: Library, lanes: Sequence[str], find: Callable[[Sequence[str]], Mapping[str, str]]
+        self,
+        library: Library,
+        lanes: Sequence[str],
+        find: Callable[[Sequence[str]], Mapping[str, str]],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`find(lanes)` gives the UUID of the GPU of each lane that is on one of NVIDIA's."""
+        """`find(lanes)` gives the UUID of the GPU of each lane that is on one of NVIDIA's. `clock`: in seconds."""
         self._library = library
         self._lanes = lanes
         self._find = find
-        self._gpus: Mapping[str, str] | None = None
+        self._clock = clock
+        self._gpus: Mapping[str, str] = {}
+        self._ask_after_s = -math.inf
         self._hangs: asyncio.Future[DeviceMemory | None] | None = None
         """The answer that was waited for in vain; None: none was."""
 
@@ -72,18 +89,27 @@ class Devices:
     def _memory(self, lane: str) -> DeviceMemory | None:
         if on_host(lane):
             return host_memory()
-        if self._gpus is None:
+        if not self._gpus and self._clock() >= self._ask_after_s:
             self._gpus = self._find(self._lanes)
+            self._ask_after_s = self._clock() + ASK_AGAIN_SECONDS
         device = self._gpus.get(lane)
         found = gpu_memory(self._library, device) if device is not None else None
         if device is None or found is None:
             return None
-        return DeviceMemory(device, lane, found.total_bytes, found.used_bytes, found.of_processes)
+        of_processes = found.of_processes if _has_ids_of_the_system() else {}
+        return DeviceMemory(device, lane, found.total_bytes, found.used_bytes, of_processes)
 
 
 def on_host(lane: str) -> bool:
     """Whether what runs on the lane lies in the memory of the machine alone."""
     return lane.partition(":")[0] in _HOST_LANES or lane.partition("/")[0] in _HOST_LANES
+
+
+def _has_ids_of_the_system() -> bool:
+    try:
+        return os.readlink(_PROCESS_IDS) == _OF_THE_SYSTEM
+    except OSError:
+        return False
 
 
 def host_memory() -> DeviceMemory | None:

@@ -55,6 +55,8 @@ class _Engine:
     lock: KeyLock | None
     there: bool
     began_s: float
+    began_ns: int
+    """When it was begun with, by the clock of the folder's disk, which is that of the files in it."""
     about: str
     graph: str
     """What it is made of, whatever it is made for."""
@@ -125,6 +127,7 @@ class WorkerEngines:
         if engine is None:
             return {"folder": "", "there": False, "seconds": 0.0}
         engine.began_s = time.monotonic()
+        engine.began_ns = await asyncio.to_thread(_disk_time_ns, engine.folder)
         return {"folder": str(engine.folder), "there": engine.there, "seconds": seconds}
 
     async def keep(self) -> None:
@@ -132,14 +135,15 @@ class WorkerEngines:
         is compiled from then on is late.
         """
         for engine in self._engines.values():
-            seconds = time.monotonic() - engine.began_s
             if engine.there:
                 self._counts.add(self._counts.reused, self._model)
                 await asyncio.to_thread(_emptied, engine.folder)
                 continue
             self._counts.add(self._counts.made, self._model)
-            await asyncio.to_thread(self._store.note_seconds, engine.graph, seconds)
+            seconds = await asyncio.to_thread(_seconds_to_make, engine)
             why_not = await asyncio.to_thread(self._store.put, engine.key, engine.folder, seconds, engine.about)
+            if why_not != NOTHING:
+                await asyncio.to_thread(self._store.note_seconds, engine.graph, seconds)
             if why_not == NOTHING:
                 _log.info("there is no engine to keep", model=self._model, lane=self._lane)
             elif why_not:
@@ -206,10 +210,9 @@ class WorkerEngines:
         while True:
             found = await asyncio.to_thread(self._store.take, key, folder)
             if found is not None:
-                engine = self._engines[key] = _Engine(key, folder, None, True, 0.0, about, graph)
+                engine = self._engines[key] = _Engine(key, folder, None, True, 0.0, 0, about, graph)
                 return engine, found.seconds
-            # Not in a thread, whose lock would stay for ever where this is cancelled. It waits for nothing.
-            lock = self._given_up(before) or self._store.lock(key)
+            lock = self._given_up(before) or await self._take_lock(key)
             if lock is not None or time.monotonic() > until_s:
                 break
             if not told:
@@ -218,19 +221,31 @@ class WorkerEngines:
             await asyncio.sleep(WAIT_LOOK_SECONDS)
         kept = False
         try:
-            found = await asyncio.to_thread(self._store.take, key, folder) if told and lock is not None else None
+            # It may have been made since it was looked for.
+            found = await asyncio.to_thread(self._store.take, key, folder) if lock is not None else None
             if found is not None:
-                engine = self._engines[key] = _Engine(key, folder, None, True, 0.0, about, graph)
+                engine = self._engines[key] = _Engine(key, folder, None, True, 0.0, 0, about, graph)
                 return engine, found.seconds
             if not await asyncio.to_thread(self._store.has_room):
                 _log.warning("engine is not kept", model=self._model, lane=self._lane, why="the disk is full")
                 return None, 0.0
             kept = True
-            engine = self._engines[key] = _Engine(key, folder, lock, False, 0.0, about, graph)
+            engine = self._engines[key] = _Engine(key, folder, lock, False, 0.0, 0, about, graph)
             return engine, await asyncio.to_thread(self._store.seconds_of, graph)
         finally:
             if lock is not None and not kept:  # also where this is cancelled: nobody else could make it any more
                 lock.release()
+
+    async def _take_lock(self, key: str) -> KeyLock | None:
+        """Asks for the lock in a thread, as a folder on the net may be slow to answer. Where this is cancelled, the
+        lock is given back as soon as it is there.
+        """
+        taking = asyncio.get_running_loop().run_in_executor(None, self._store.lock, key)
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            taking.add_done_callback(_give_back)
+            raise
 
     def _throw_away(self, key: str) -> None:
         self._store.discard(key)
@@ -323,6 +338,35 @@ def _key_asked(body: Mapping[str, Any], contents: Mapping[str, FileDigest], mode
 def _ready(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     empty(folder)
+
+
+def _give_back(taken: asyncio.Future[KeyLock | None]) -> None:
+    if taken.cancelled() or taken.exception() is not None:
+        return
+    lock = taken.result()
+    if lock is not None:
+        lock.release()
+
+
+def _disk_time_ns(folder: Path) -> int:
+    """Returns the time by the clock of the folder's disk; 0: it does not say."""
+    with contextlib.suppress(OSError):
+        os.utime(folder)
+        return folder.stat().st_mtime_ns
+    return 0
+
+
+def _seconds_to_make(engine: _Engine) -> float:
+    """Returns how long after it was begun with the engine was last written: warming up, and what else is done with a
+    worker until it is ready, comes later. It is never more than has passed, whatever times a worker gives its files.
+    """
+    passed_s = time.monotonic() - engine.began_s
+    written_ns = engine.began_ns
+    for parent, _, files in os.walk(engine.folder):
+        for name in files[:WRITTEN_FILES_MAX]:
+            with contextlib.suppress(OSError):
+                written_ns = max(written_ns, os.lstat(os.path.join(parent, name)).st_mtime_ns)
+    return min((written_ns - engine.began_ns) / 1e9, passed_s)
 
 
 def _emptied(folder: Path) -> None:

@@ -325,7 +325,7 @@ class Supervisor:
             return worker, ready
         except MemoryFull as error:
             await self._end(worker)
-            says = await self.placement.says(lane) if self.placement is not None else ""
+            says = await self.placement.says(loaded.key, lane) if self.placement is not None else ""
             raise WorkerError("; ".join(filter(None, (str(error), says, self._more_memory(lane))))) from None
         except BaseException:
             if engines is not None and worker.load.crashed:
@@ -347,7 +347,8 @@ class Supervisor:
             return None
         replaces = loaded.state is not VersionState.LOADING
         try:
-            return await self.placement.claim(loaded.key, lane, loaded.weights_bytes, replaces=replaces)
+            providers = [provider.name for provider in loaded.version.config.providers]
+            return await self.placement.claim(loaded.key, lane, loaded.weights_bytes, providers, replaces=replaces)
         except NoPlace as error:
             raise WorkerError(str(error)) from None
 

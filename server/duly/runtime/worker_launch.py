@@ -224,6 +224,8 @@ async def check_version(
                 notes = (*ready.notes, *notes_of_labels(version, ready.signature))
                 expected = expected or Fingerprint(worker.load.contents, ready.signature)
             finally:
+                if own is not None and worker.load.crashed:
+                    await own.distrust()
                 await worker.stop()
         except OtherContents as error:
             return CheckedModel(version.key, f"{error}; {how_to_publish(version)}")

@@ -1,4 +1,5 @@
-"""The few calls of CUDA's runtime that a worker makes itself: memory of the host is pinned and copied to a GPU.
+"""The few calls of CUDA's runtime that a worker makes itself: memory of the host is pinned and copied to a GPU, and
+streams have a priority (`stream_priority`).
 
 Names and numbers are those of driver_types.h. It has run on a library made for the tests, not on a GPU yet.
 """
@@ -14,18 +15,20 @@ from duly.worker.device_errors import run_error
 _LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so")
 _HOST_TO_DEVICE = 1  # cudaMemcpyHostToDevice
 _PORTABLE = 1  # cudaHostRegisterPortable: pinned for every context of this process
-_NON_BLOCKING = 1  # cudaStreamNonBlocking: it neither waits for the default stream nor keeps it waiting
+NON_BLOCKING = 1  # cudaStreamNonBlocking: it neither waits for the default stream nor keeps it waiting
 _SIGNATURES: dict[str, Sequence[object]] = {
     "cudaSetDevice": (ctypes.c_int,),
     "cudaHostRegister": (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_uint),
     "cudaStreamCreateWithFlags": (ctypes.POINTER(ctypes.c_void_p), ctypes.c_uint),
+    "cudaDeviceGetStreamPriorityRange": (ctypes.POINTER(ctypes.c_int), ctypes.POINTER(ctypes.c_int)),
+    "cudaStreamCreateWithPriority": (ctypes.POINTER(ctypes.c_void_p), ctypes.c_uint, ctypes.c_int),
     "cudaMemcpyAsync": (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p),
     "cudaStreamSynchronize": (ctypes.c_void_p,),
 }
 
 
 @functools.cache
-def _library() -> ctypes.CDLL | None:
+def library() -> ctypes.CDLL | None:
     """Returns the runtime that ONNX Runtime has loaded, else one that there is; None: there is none."""
     for mode in (os.RTLD_NOLOAD, 0):
         for name in _LIBRARIES:
@@ -42,7 +45,7 @@ def pin(places: Sequence[tuple[int, int]], device: int) -> bool:
     """Pins memory of this process, given as (address, bytes), for a GPU. Returns False where CUDA is missing or
     refuses.
     """
-    cuda = _library()
+    cuda = library()
     return (
         cuda is not None
         and cuda.cudaSetDevice(device) == 0
@@ -61,7 +64,7 @@ class CopyStream:
         self._device = device
         self._stream = ctypes.c_void_p()
         self.use()
-        self._check(cuda.cudaStreamCreateWithFlags(ctypes.byref(self._stream), _NON_BLOCKING))
+        self._check(cuda.cudaStreamCreateWithFlags(ctypes.byref(self._stream), NON_BLOCKING))
 
     def use(self) -> None:
         """Makes the GPU that of the calling thread. Raises RunError."""
@@ -86,5 +89,5 @@ class CopyStream:
 
 def copy_stream(device: int) -> CopyStream | None:
     """Returns a stream of that GPU; None: there is no runtime of CUDA. Raises RunError."""
-    cuda = _library()
+    cuda = library()
     return None if cuda is None else CopyStream(device, cuda)

@@ -11,16 +11,14 @@ Names and numbers are those of CUDA's runtime (cuda_runtime_api.h, driver_types.
 the tests, not on a GPU yet.
 """
 
-import contextlib
 import ctypes
 from collections.abc import Sequence
 
 from duly.accelerators import CUDA, TENSORRT
 from duly.models.spec import Provider
+from duly.worker.cuda_runtime import NON_BLOCKING, library
 from duly.worker.device_errors import run_error
 
-_LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so")
-_NON_BLOCKING = 1  # cudaStreamNonBlocking: it neither waits for the default stream nor keeps it waiting
 _GIVEN = "user_compute_stream"
 
 
@@ -35,7 +33,7 @@ class PriorityStream:
         self._check(cuda.cudaDeviceGetStreamPriorityRange(ctypes.byref(least), ctypes.byref(greatest)))
         # Lower numbers are higher priorities, and 0 is the usual one.
         self.priority = {"CRITICAL": greatest.value, "BEST_EFFORT": least.value}.get(stream_class, 0)
-        self._check(cuda.cudaStreamCreateWithPriority(ctypes.byref(stream), _NON_BLOCKING, self.priority))
+        self._check(cuda.cudaStreamCreateWithPriority(ctypes.byref(stream), NON_BLOCKING, self.priority))
         self._stream = stream
 
     def given_to(self, asked: Sequence[Provider]) -> tuple[Provider, ...]:
@@ -58,9 +56,5 @@ class PriorityStream:
 
 def priority_stream(device: int, stream_class: str) -> PriorityStream | None:
     """Returns a stream of that GPU; None: there is no runtime of CUDA. Raises RunError where CUDA refuses."""
-    for name in _LIBRARIES:
-        with contextlib.suppress(OSError):
-            cuda = ctypes.CDLL(name)
-            cuda.cudaStreamSynchronize.argtypes = (ctypes.c_void_p,)
-            return PriorityStream(cuda, device, stream_class)
-    return None
+    cuda = library()
+    return None if cuda is None else PriorityStream(cuda, device, stream_class)
