@@ -54,6 +54,13 @@ HOLLOW = (
 )
 
 
+CRASHES = "version crashes again and again, it is started later"
+
+
+class EndedAtOnce(WorkerError):
+    """A worker was ready and has ended before it was given anything, which counts as one that crashed as it ran."""
+
+
 class Supervisor:
     def __init__(
         self,
@@ -318,7 +325,7 @@ class Supervisor:
                 await engines.keep()
             await worker.hold_memory(self._trust.worker_memory_bytes_max if self._trust else 0)
             if worker.ended:
-                raise WorkerError("its worker process ended as soon as it was ready")
+                raise EndedAtOnce("its worker process ended as soon as it was ready")
             if self.realtime is not None:
                 longest_ns = max(max(times) for each in ready.variants for times in each.samples_ns.values())
                 self.realtime.serve(worker, longest_ns, loaded.version.config.spinning)
@@ -418,10 +425,7 @@ class Supervisor:
         if worker.lane in self._catalogue.lanes_down:
             loaded.error = self._says_down(worker.lane)
         elif pause_s:
-            loaded.error = (
-                f"its workers ended {loaded.crashes.fruitless} times in a row as soon as they ran; the next one is "
-                f"started in {pause_s:g} s"
-            )
+            loaded.error = _crashes(loaded, pause_s)
         self._catalogue.notify()
         replace = partial(self._replace, loaded, worker, pause_s)
         self.end_with_server(watch_over(f"replacement of the worker of {worker.model}", replace))
@@ -440,7 +444,7 @@ class Supervisor:
         self._is_gone(ended)
         _log.warning("worker ended, it is replaced", model=loaded.key, lane=lane, how=how)
         if pause_s:
-            _log.error("version crashes again and again, it is started later", model=loaded.key, pause_s=pause_s)
+            _log.error(CRASHES, model=loaded.key, pause_s=pause_s)
             await asyncio.sleep(pause_s)
         await self._bring_back(loaded, lane)
 
@@ -466,10 +470,15 @@ class Supervisor:
                     await self._give_up(loaded, _told(loaded, error))
                 return
             except Exception as error:  # whatever it is, the model must come back when it has passed
-                loaded.error = str(error) if isinstance(error, WorkerError) else "its worker cannot be started"
-                _log.error("worker could not be replaced", model=loaded.key, lane=lane, reason=str(error))
+                pause_s = loaded.crashes.ended(0.0, 0) if isinstance(error, EndedAtOnce) else 0.0
+                if pause_s:
+                    loaded.error = _crashes(loaded, pause_s)
+                    _log.error(CRASHES, model=loaded.key, pause_s=pause_s)
+                else:
+                    loaded.error = str(error) if isinstance(error, WorkerError) else "its worker cannot be started"
+                    _log.error("worker could not be replaced", model=loaded.key, lane=lane, reason=str(error))
                 self._catalogue.notify()
-                await asyncio.sleep(backoff_s)
+                await asyncio.sleep(pause_s or backoff_s)
                 backoff_s = min(2 * backoff_s, BACKOFF_SECONDS_MAX)
                 timeout_s = min(2 * timeout_s, self._load_timeout_s)
                 continue
@@ -482,6 +491,14 @@ class Supervisor:
             _log.info("worker replaced", model=loaded.key, lane=lane)
             self._catalogue.notify()
             return
+
+
+def _crashes(loaded: LoadedVersion, pause_s: float) -> str:
+    """Says that the version's workers crash, and when the next one is started."""
+    return (
+        f"its workers ended {loaded.crashes.fruitless} times in a row as soon as they ran; the next one is started in "
+        f"{pause_s:g} s"
+    )
 
 
 def _told(loaded: LoadedVersion, error: BaseException) -> str:
