@@ -230,6 +230,9 @@ build/accelerators/$(1)/.ready: pyproject.toml
 endef
 $(foreach each,$(KINDS),$(eval $(call accelerator,$(each))))
 
+.PHONY: environments
+environments: $(foreach each,$(ACCELERATORS),$(if $(CANNOT_$(each)),,build/accelerators/$(each)/.ready)) $(PEERS:%=build/peers/%/.ready) ## Install what tests of accelerators and peers run in
+
 # ---- clients in other languages: each is built and run through the table of cases in clients/conformance ----
 
 CLIENTS := python go rust cpp node java
