@@ -169,7 +169,7 @@ def given_to(version: ModelVersion, provider: str) -> dict[str, Any]:
     """The options with which the session of the variant with ranges is opened."""
     files, sessions = VersionFiles(version.key, version.folder, lambda digests: None), Sessions()
     file = files.graph(version.config.variants[1].file)
-    engines = Engines(NoLink(), "cuda:0", "1.31.1", 1)
+    engines = Engines(NoLink(), "cuda:0", "1.31.1")
     engines.open((Provider(name=provider),), file, table_of(version), version.config, sessions)
     return dict(sessions.asked[0][0].options)
 
