@@ -151,8 +151,13 @@ def of_provider(name: str) -> Accelerator | None:
 
 def of_lane(lane: str) -> Accelerator:
     """Returns what runs a lane where the model asks for nothing else. `lane`: a name that `is_lane`."""
-    kind = lane.partition(":")[0]
+    kind = kind_of(lane)
     return next(each for each in ACCELERATORS if each.kind == kind)
+
+
+def kind_of(lane: str) -> str:
+    """Returns what kind of device a lane is on: "cuda" of "cuda:0". Of what is no lane, what stands in that place."""
+    return lane.partition(":")[0]
 
 
 def device_of(lane: str) -> str:
@@ -176,7 +181,7 @@ def compiles(lane: str, providers: Sequence[str]) -> bool:
 
 def is_lane(name: str) -> bool:
     """Whether it is the name of a lane that there can be."""
-    kind = name.partition(":")[0]
+    kind = kind_of(name)
     device, apart, nth = name.partition(":")[2].partition("/")
     if apart and (kind == "cpu" or re.fullmatch(_FURTHER, nth) is None):
         return False
@@ -224,8 +229,8 @@ MEANINGS = (
 
 def lanes_like(name: str) -> str:
     """Returns examples of lanes, in words, for who has given the `name` of none: those of its kind, if there is one."""
-    kind = name.partition(":")[0]
-    own = next((each.lanes for each in MEANINGS if each.lanes[0].partition(":")[0] == kind), ())
+    kind = kind_of(name)
+    own = next((each.lanes for each in MEANINGS if kind_of(each.lanes[0]) == kind), ())
     return f"{', '.join(own[:-1])} or {own[-1]}" if len(own) > 1 else "".join(own) or LANE_HOW
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from duly.accelerators import kind_of
 from duly.cgroups import group_settings
 from duly.nvml.library import Library
 from duly.nvml.memory import gpu_memory
@@ -102,7 +103,7 @@ class Devices:
 
 def on_host(lane: str) -> bool:
     """Whether what runs on the lane lies in the memory of the machine alone."""
-    return lane.partition(":")[0] in _HOST_LANES or lane.partition("/")[0] in _HOST_LANES
+    return kind_of(lane) in _HOST_LANES or lane.partition("/")[0] in _HOST_LANES
 
 
 def _has_ids_of_the_system() -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
+from duly.accelerators import kind_of
 from duly.nvml.figures import Figures
 from duly.nvml.gpus import cuda_devices, devices_of_lanes
 from duly.nvml.health import HealthWatch
@@ -74,6 +75,6 @@ class LaneHealth:
 
 def gpus_of(lanes: Sequence[str]) -> Mapping[str, str]:
     """Returns the UUID of the GPU of each lane that is on one of NVIDIA's. It may block for some seconds."""
-    if not any(lane.partition(":")[0] in GPU_LANES for lane in lanes):
+    if not any(kind_of(lane) in GPU_LANES for lane in lanes):
         return {}
     return devices_of_lanes(lanes, cuda_devices(worker_environment(os.environ)))

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from duly.accelerators import compiles
+from duly.accelerators import compiles, kind_of
 from duly.models.wording import first_few
 from duly.runtime.device_memory import HOST, DeviceMemory, on_host, process_bytes
 
@@ -98,7 +98,7 @@ class Placement:
         memory = await self._memory(lane)
         if memory is None:
             return None
-        measured = (key, _kind(lane)) in self._known
+        measured = (key, kind_of(lane)) in self._known
         least_bytes = _least_bytes(lane, weights_bytes, providers)
         size_bytes = self._expected(key, lane, least_bytes)
         there = [claim for claim in self._claims if claim.device == memory.device]
@@ -128,7 +128,7 @@ class Placement:
             size_bytes = memory.used_bytes - claim.before_bytes
         if size_bytes > 0:
             claim.size_bytes = size_bytes
-            place = claim.key, _kind(claim.lane)
+            place = claim.key, kind_of(claim.lane)
             self._known.pop(place, None)
             self._known[place] = size_bytes, claim.least_bytes
             if len(self._known) > KNOWN_MAX:
@@ -156,7 +156,7 @@ class Placement:
         return f"{memory.name} has {in_gb(memory.total_bytes)}, of which {in_gb(free)} are free{loaded}"
 
     def _expected(self, key: str, lane: str, least_bytes: int) -> int:
-        kind = _kind(lane)
+        kind = kind_of(lane)
         if (key, kind) in self._known:
             return max(self._known[key, kind][0], least_bytes)
         name = key.partition("/")[0]
@@ -209,10 +209,6 @@ def _of_process(memory: DeviceMemory, pid: int) -> int:
 
 def _least_bytes(lane: str, weights_bytes: int, providers: Sequence[str]) -> int:
     return weights_bytes // ENGINE_PARTS if compiles(lane, providers) and not on_host(lane) else weights_bytes
-
-
-def _kind(lane: str) -> str:
-    return lane.partition(":")[0]
 
 
 def _counted(held: dict[Claim, int], key: str) -> str:
