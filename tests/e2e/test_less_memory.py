@@ -21,9 +21,13 @@ from tests.e2e.wire import FAILED, ON_TIME, Wire, array, tensor
 SIDE = 2440
 ROUNDS = 40
 ROW_BYTES = SIDE * SIDE * 3
-"""A frame as the graph takes it. A batch of them is put together in fresh memory, which malloc gives back then."""
+"""A frame as the graph takes it."""
+LEFT_BYTES = 9 * ROW_BYTES // 2
+"""A batch is put together in fresh memory, beside a frame or two that are being decoded and what malloc keeps of such:
+so two frames take as many rows as four at the most, and more than four do not fit.
+"""
 TOML = """
-batch_sizes = [1, 2, 4]
+batch_sizes = [1, 2, 8]
 [[input]]
 name = "x"
 encodings = ["PNG"]
@@ -86,15 +90,15 @@ async def test_smaller_batches_from_then_on(tmp_path: Path) -> None:
         await wire.send(*map(frame, range(1, 10)))
         before = [(await wire.outcome(frame_id)) for frame_id in range(1, 10)]
         assert {outcome.status for outcome in before} == {ON_TIME}
-        leave(app, 3 * ROW_BYTES)
+        leave(app, LEFT_BYTES)
         outcomes: list[pb.Outcome] = []
-        while not any(outcome.status == FAILED for outcome in outcomes):  # until a batch of four comes about again
+        while not any(outcome.status == FAILED for outcome in outcomes):  # until a batch of so many comes about again
             first = 10 + len(outcomes)
             await wire.send(*map(frame, range(first, first + 10)))
             outcomes += [await wire.outcome(frame_id) for frame_id in range(first, first + 10)]
         failed = [outcome for outcome in outcomes if outcome.status == FAILED]
         assert {outcome.reason for outcome in failed} == {"the worker may not have the memory that this batch takes"}
-        assert len(failed) == 4, "one batch"
+        assert 4 < len(failed) <= 8, "one batch"
         assert {outcome.status for outcome in outcomes if outcome not in failed} == {ON_TIME}
         await wire.send(*map(frame, range(1000, 1010)))
         after = [await wire.outcome(frame_id) for frame_id in range(1000, 1010)]
