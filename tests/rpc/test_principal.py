@@ -1,5 +1,7 @@
 """The principal of a stream is told from the address that it comes from."""
 
+from contextvars import copy_context
+
 import pytest
 
 from duly.access.gate import Caller, Gate
@@ -26,7 +28,8 @@ def test_the_principal_is_the_address_without_the_port(peer: str, principal: str
 def test_rights_that_were_lost_while_a_stream_opened_end_it() -> None:
     caller = Caller(Gate(), Listener(True), "InferenceService/Stream", Right.INFER, "ipv4:10.0.0.7:51234")
     caller.rights = Rights("camera", models=("lane-*",))
-    CALLER.set(caller)
     ends: list[str] = []
-    lasts(lambda rights: rights.check_model("yolo"), lambda error: ends.append(error.reason))
+    context = copy_context()  # a call's own; what is set outside of one stays for the tests after this one
+    context.run(CALLER.set, caller)
+    context.run(lasts, lambda rights: rights.check_model("yolo"), lambda error: ends.append(error.reason))
     assert ends == ["NOT_PERMITTED"]
