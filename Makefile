@@ -67,8 +67,11 @@ $(READY): pyproject.toml
 demo: $(READY) ## Watch duly work on real models (DEMO_ARGS for options)
 	$(BIN)/duly demo $(DEMO_ARGS)
 
-test: $(READY) ## Run the tests (PYTEST_ARGS for options)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+# Tests wait more than they compute, so one process for each processor runs a part of the list, and takes from the others'
+# when it is done. Tests of a file are mostly in one process thus, and share what it sets up.
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist worksteal
+test: $(READY) ## Run the tests (PYTEST_ARGS for options; "-n 0": in one process)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
 test-thorough: $(READY) ## Run the tests that take long: exporters' models, the benchmark's C++ client (PYTEST_ARGS for options)
 	$(BIN)/python -m pytest -m 'thorough and not learn' $(PYTEST_ARGS)
@@ -120,7 +123,7 @@ COMPILED_TESTS := tests/core tests/runtime tests/streams tests/rpc tests/worker 
   $(patsubst %,tests/e2e/test_%.py,admission chunks fusion law local local_lies no_room recording streaming variants video)
 test-compiled: core ## The tests that touch what is compiled, with it compiled; then back to Python (PYTEST_ARGS for options)
 	@trap '$(BIN)/python compile_modules.py --undo' EXIT; trap 'exit 130' INT TERM; \
-	$(BIN)/python -m pytest --compiled $(COMPILED_TESTS) $(PYTEST_ARGS) && \
+	$(BIN)/python -m pytest --compiled $(SIDE_BY_SIDE) $(COMPILED_TESTS) $(PYTEST_ARGS) && \
 	$(BIN)/python -m tests.chaos --rows local --effort quick
 
 optimize-figures: $(READY) ## Make and judge the variants that docs/optimize.md has figures of (FIGURES_ARGS: beats digits, or options)
