@@ -7,6 +7,7 @@ back what has 32 MiB or more).
 import resource
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
@@ -16,10 +17,11 @@ from duly.worker.channel import OK, Done
 from duly.worker.errors import DeviceFull, DeviceLost, RunError
 from duly.worker.no_room import size_that_runs
 from tests import graphs
-from tests.worker.client import Worker, version_of
+from tests.worker.client import Encoded, Worker, version_of
 
 FRAME_BYTES = 17 << 20
 LONG_BYTES = 40 << 20
+SIDE = 3500
 
 
 def wide() -> graphs.onnx.ModelProto:
@@ -81,6 +83,36 @@ def test_a_frame_that_takes_too_much_says_nothing_of_others(tmp_path: Path) -> N
         long = frame(LONG_BYTES // 4)
         assert "size_max" not in failure(worker, [long, long])
         assert [outcome.outputs["y"] for outcome in worker.run([frame()] * 2)] == [9, 9]
+
+
+def brightest() -> graphs.onnx.ModelProto:
+    """y = the largest element of x, a picture."""
+    nodes = [helper.make_node("ReduceMax", ["x"], ["y"], axes=[1, 2, 3], keepdims=0)]
+    return graphs.model(
+        nodes,
+        [graphs.value("x", ["N", SIDE, SIDE, 3], graphs.UINT8)],
+        [graphs.value("y", ["N"], graphs.UINT8)],
+        opset=13,
+    )
+
+
+@pytest.mark.holds_on("cpu", why="how much of a worker's memory a batch takes is measured for the CPU's provider")
+@pytest.mark.parametrize(
+    ("side", "steps"),
+    [(SIDE, ""), (8, f"preprocess = [{{ op = 'resize', width = {SIDE}, height = {SIDE}, mode = 'letterbox' }}]")],
+)
+def test_a_picture_for_which_there_is_no_memory_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int, steps: str
+) -> None:
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(1 << 20))  # nothing of a picture is kept for the next one
+    toml = f'batch_sizes = [1]\n[[input]]\nname = "x"\nencodings = ["PNG"]\n{steps}'
+    png = Encoded("PNG", cv2.imencode(".png", np.full((side, side, 3), 9, np.uint8))[1].tobytes())
+    with Worker(version_of(graphs.save(tmp_path, "brightest", brightest(), toml), "brightest")) as worker:
+        leave(worker, SIDE * SIDE)
+        said = failure(worker, [[png]])
+        assert said == {"reason": "the worker may not have the memory that this batch takes", "size_max": 0}
+        leave(worker, 4 * SIDE * SIDE * 3)
+        assert [outcome.outputs["y"] for outcome in worker.run([[png]])] == [9]
 
 
 class Scripted:

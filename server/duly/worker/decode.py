@@ -15,7 +15,7 @@ from duly.models.spec import ELEMENT_BYTES, PIXELS_MAX, TensorSpec
 from duly.worker.all_finite import all_finite
 from duly.worker.dtypes import DTYPES, Array, text_array
 from duly.worker.errors import InvalidFrame
-from duly.worker.opencv import cv2
+from duly.worker.opencv import cv2, raise_for_memory
 from duly.worker.picture_header import PictureHeader, picture_header
 from duly.worker.picture_size import beyond, no_picture, picture_size, without_text
 from duly.worker.text import TextError, read_texts
@@ -119,6 +119,7 @@ def _picture(payload: memoryview, encoding: str, spec: TensorSpec) -> Array:
             transparent = picture is not None and header.alpha and not _opaque(data)
             made_up = _DAMAGE.search(said())
     except cv2.error as error:
+        raise_for_memory(error)  # the picture may be well
         raise InvalidFrame(_damaged(payload, encoding, spec)) from error
     if (
         picture is None

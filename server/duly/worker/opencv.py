@@ -10,4 +10,12 @@ import cv2
 
 cv2.setNumThreads(1)  # the lane's cores are the session's
 
-__all__ = ["cv2"]
+
+
+def raise_for_memory(error: cv2.error) -> None:
+    """Raises MemoryError where OpenCV could not have the memory that it asked for."""
+    if error.code == cv2.Error.StsNoMem:
+        raise MemoryError from error
+
+
+__all__ = ["cv2", "raise_for_memory"]

@@ -12,6 +12,7 @@ from duly.worker.decode import ENCODINGS, Decode, tensor, texts
 from duly.worker.dtypes import DTYPES, TEXT, Array
 from duly.worker.errors import InvalidFrame
 from duly.worker.graph import is_fixed
+from duly.worker.opencv import cv2, raise_for_memory
 from duly.worker.ops.operation import WHOLE_PICTURE, Operation, Placement, Shape
 
 
@@ -91,6 +92,7 @@ class Reader:
 
         Raises:
             InvalidFrame: the payload is not what the spec asks for.
+            MemoryError: there is no memory for what comes out, whatever the payload is.
         """
         if encoding == "ROW":
             return self._take(payload, row)
@@ -106,15 +108,19 @@ class Reader:
         context: Array | None,
         look: Callable[[Array], None] | None = None,
     ) -> tuple[Array, Placement]:
-        """Does as `read` with what is decoded, or came as it is. Raises InvalidFrame."""
+        """Does as `read` with what is decoded, or came as it is. Raises InvalidFrame or MemoryError."""
         spec = self.spec
         if look is not None:
             look(value)
         if not value.size and (self._picture or decoded):
             raise InvalidFrame(f"input '{spec.name}' is empty: its shape is {list(value.shape)}")
         placement = WHOLE_PICTURE
-        for move in self._moves:
-            value, placement = move(value, placement)
+        try:
+            for move in self._moves:
+                value, placement = move(value, placement)
+        except cv2.error as error:
+            raise_for_memory(error)
+            raise
         factor = self._factor
         if row is None:
             untouched = factor is None and not self._moves and not self._places
