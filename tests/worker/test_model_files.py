@@ -24,7 +24,7 @@ def zipped(*names: str) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in names:
-            archive.writestr(name, "x")
+            archive.writestr(zipfile.ZipInfo(name), "x")  # with a date that stays
     return buffer.getvalue()
 
 
@@ -79,7 +79,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 13
         (b'\x10\0\0\0\0\0\0\0{"w":{"dtype":1}}' + bytes(9), "is weights without a graph"),
         (b"GGUF\3\0\0\0", "is weights without a graph"),
         (b"\x18\0\0\0ORTM\0\0\0\0", "is of ONNX Runtime's own format, which is not served; give the ONNX file"),
-        (gzip.compress(WHOLE), "is compressed (gzip); unpack it"),
+        (gzip.compress(WHOLE, mtime=0), "is compressed (gzip); unpack it"),
         (tarred(), "is an archive (tar); unpack it"),
         (array(), "is an array of NumPy; export the model"),
         (WHOLE[:-3], "is not a whole ONNX file"),
