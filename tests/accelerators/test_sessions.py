@@ -56,7 +56,7 @@ def test_what_is_bound_is_read_anew_in_every_run(tmp_path: Path, lane: str) -> N
 def test_batches_lie_in_the_memory_of_the_device_if_it_has_any(tmp_path: Path, lane: str) -> None:
     made = session(tmp_path, graphs.summing(), lane)
     infos = [*made._session.get_input_memory_infos(), *made._session.get_output_memory_infos()]
-    expected = {"webgpu": "WebGPU_Buf", "openvino": "Cpu"}[of_lane(lane).kind]
+    expected = {"cuda": "Cuda", "webgpu": "WebGPU_Buf", "openvino": "Cpu"}[of_lane(lane).kind]
     assert {info.name for info in infos} == {expected}
 
 
