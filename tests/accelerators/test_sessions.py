@@ -99,6 +99,20 @@ def test_every_batch_size_is_warmed_and_measured_and_the_lane_can_be_warmed_agai
         assert [outcome.outputs["y"].ravel().tolist() for outcome in outcomes] == [[1, 2], [3, 4], [4, 6]]
 
 
+@pytest.mark.holds_on("cuda", why="graphs of runs are CUDA's")
+def test_runs_that_were_captured_as_graphs_read_and_write_both_slots_at_every_size(tmp_path: Path, lane: str) -> None:
+    toml = "cuda_graph = true\nbatch_sizes = [1, 3]\n"
+    with Worker(version_of(graphs.save(tmp_path, "m", graphs.doubling(), toml), "m")) as worker:
+        assert worker.ready["variants"][0]["providers"] == [of_lane(lane).provider]
+        for turn in range(4):
+            for slot in (0, 1):
+                for size in (1, 2, 3):
+                    values = [np.float32([turn, slot, size, nth]) for nth in range(size)]
+                    outcomes = worker.run([[value] for value in values], slot=slot)
+                    given = [outcome.outputs["y"].tolist() for outcome in outcomes]
+                    assert given == [(2 * value).tolist() for value in values]
+
+
 def test_what_comes_back_from_the_device_is_checked(tmp_path: Path, lane: str) -> None:
     toml = '[[output]]\nname = "y"\nfinite = true\n'
     with Worker(version_of(graphs.save(tmp_path, "m", graphs.doubling(), toml), "m")) as worker:
