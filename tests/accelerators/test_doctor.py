@@ -24,13 +24,7 @@ def test_what_truly_runs(lane: str) -> None:
     assert told(CPU, lane).runs
 
 
-def test_a_device_that_is_not_there(lane: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = lane
-    if lane.startswith("webgpu:"):
-        for name in DRIVERS:
-            monkeypatch.setenv(name, "/nowhere.json")
-    else:
-        missing = "openvino:NPU"
+def test_a_device_that_is_not_there(lane: str, missing: str) -> None:
     found = told(of_lane(lane).provider, missing)
     assert (found.level, found.runs) == (Level.PROBLEM, False)
     assert found.advice

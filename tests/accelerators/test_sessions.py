@@ -56,7 +56,7 @@ def test_what_is_bound_is_read_anew_in_every_run(tmp_path: Path, lane: str) -> N
 def test_batches_lie_in_the_memory_of_the_device_if_it_has_any(tmp_path: Path, lane: str) -> None:
     made = session(tmp_path, graphs.summing(), lane)
     infos = [*made._session.get_input_memory_infos(), *made._session.get_output_memory_infos()]
-    expected = {"webgpu": "WebGPU_Buf", "openvino": "Cpu"}[of_lane(lane).kind]
+    expected = {"cuda": "Cuda", "webgpu": "WebGPU_Buf", "openvino": "Cpu"}[of_lane(lane).kind]
     assert {info.name for info in infos} == {expected}
 
 
@@ -97,6 +97,20 @@ def test_every_batch_size_is_warmed_and_measured_and_the_lane_can_be_warmed_agai
         worker.warm()
         outcomes = worker.run([[np.float32([1, 0])], [np.float32([0, 1])], [np.float32([1, 1])]])
         assert [outcome.outputs["y"].ravel().tolist() for outcome in outcomes] == [[1, 2], [3, 4], [4, 6]]
+
+
+@pytest.mark.holds_on("cuda", why="graphs of runs are CUDA's")
+def test_runs_that_were_captured_as_graphs_read_and_write_both_slots_at_every_size(tmp_path: Path, lane: str) -> None:
+    toml = "cuda_graph = true\nbatch_sizes = [1, 3]\n"
+    with Worker(version_of(graphs.save(tmp_path, "m", graphs.doubling(), toml), "m")) as worker:
+        assert worker.ready["variants"][0]["providers"] == [of_lane(lane).provider]
+        for turn in range(4):
+            for slot in (0, 1):
+                for size in (1, 2, 3):
+                    values = [np.float32([turn, slot, size, nth]) for nth in range(size)]
+                    outcomes = worker.run([[value] for value in values], slot=slot)
+                    given = [outcome.outputs["y"].tolist() for outcome in outcomes]
+                    assert given == [(2 * value).tolist() for value in values]
 
 
 def test_what_comes_back_from_the_device_is_checked(tmp_path: Path, lane: str) -> None:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.gpu import nvidia_smi
-from tests.gpu.installing import library_folders
+from tests.gpu.installing import TENSORRT_TOO, library_folders
 from tests.gpu.report import SIZE_BYTES_MAX, write_report
 from tests.gpu.requirements import CHECKOUT
 from tests.gpu.stages import (
@@ -55,6 +55,10 @@ def main() -> int:
     parser.add_argument(
         "--libraries", type=Path, nargs="*", default=[], metavar="DIR", help="with TensorRT's, or CUDA's"
     )
+    parser.add_argument("--tensorrt", action="store_true", help="fetch TensorRT, too, which NVIDIA's own index has")
+    parser.add_argument(
+        "--commit", default="", help="that of this tree, where it came without .git: it is written into the record"
+    )
     parser.add_argument(
         "--rehearse", action="store_true", help="short measurements in this Python, without a GPU: no record"
     )
@@ -65,6 +69,10 @@ def main() -> int:
     given = parser.parse_args()
     if sys.version_info < PYTHON_MIN or platform.system() != "Linux":
         parser.error(f"needs Linux, and Python {'.'.join(map(str, PYTHON_MIN))} or newer: make gpu PYTHON=python3.12")
+    if given.commit and re.fullmatch(r"[0-9a-f]{7,40}", given.commit) is None:
+        parser.error(f"--commit {given.commit}: is no commit: 7 to 40 digits of 0 to f")
+    if given.tensorrt and (given.here or given.rehearse or given.offline is not None):
+        parser.error("--tensorrt: nothing is fetched with --here, --rehearse or --offline (wheels may be laid with it)")
     lane = given.lane or ("cpu:0" if given.rehearse else LANE)
     names = given.stages.split(",") if given.stages else [stage.key for stage in STAGES]
     if unknown := [name for name in names if name not in [stage.key for stage in STAGES]]:
@@ -127,9 +135,8 @@ class _Run:
     def _launch(self, scratch: Path, stage: Stage, seconds: float) -> tuple[list[str], Mapping[str, str]]:
         if stage is INSTALL:
             return _installs(self._given, self._logs), os.environ
-        asked = Asked(
-            stage.key, self._lane, stage.provider, self._out, scratch, seconds, self._given.rehearse
-        )  # fmt: skip
+        rehearsal, commit = self._given.rehearse, self._given.commit
+        asked = Asked(stage.key, self._lane, stage.provider, self._out, scratch, seconds, rehearsal, commit)
         return [str(self._python), "-m", "tests.gpu.stage", stage.name, asked.to_json()], self._environ()
 
     def _environ(self) -> dict[str, str]:
@@ -145,7 +152,7 @@ def _installs(given: argparse.Namespace, logs: Path) -> list[str]:
     """Returns the command that makes the environment."""
     words = [str(given.work.absolute() / "venv"), "cpu" if given.rehearse else "gpu", str(logs / "pip.log")]
     offline = [str(given.offline.absolute())] if given.offline is not None else []
-    return [sys.executable, "-m", "tests.gpu.installing", *words, *offline]
+    return [sys.executable, "-m", "tests.gpu.installing", *[TENSORRT_TOO] * given.tensorrt, *words, *offline]
 
 
 def _prepare(given: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
 """Makes the environment that the stages run in: online, or from wheels that were laid there. Needs nothing but Python.
 
-python -m tests.gpu.installing HOME EXTRA LOG [FOLDER]
+python -m tests.gpu.installing [--tensorrt] HOME EXTRA LOG [FOLDER]
 """
 
 import importlib.util
@@ -20,17 +20,23 @@ UNPACKED = 3
 MADE_OF = ".made-of"
 """A file in an environment that is whole, which says of what."""
 COMPLAINT_LINES = 5
+TENSORRT_TOO = "--tensorrt"
 CUDA_LIBRARIES = ("libcudart.so.13", "libcublas.so.13", "libcublasLt.so.13", "libcudnn.so.9", "libcurand.so.10")
 """What onnxruntime-gpu calls of CUDA 13, and looks for beside itself and on the search path."""
+TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libnvonnxparser.so.10")
+"""What its provider of TensorRT calls."""
+_CUDA, _TENSORRT = "nvidia/*/lib", "tensorrt_libs"
+"""Where packages of Python have them."""
 
 
 class InstallError(Exception):
     """There is no environment. The message says why, and what would be right."""
 
 
-def install(home: Path, offline: Path | None, extra: str, log: Path) -> Path:
+def install(home: Path, offline: Path | None, extra: str, log: Path, tensorrt: bool = False) -> Path:
     """Makes the environment `home` anew, unless it was made of the same before, and returns its Python. `extra`: `gpu`
-    or `cpu`, which wheels that were laid decide by what they are. `log`: for what pip says.
+    or `cpu`, which wheels that were laid decide by what they are. `log`: for what pip says. `tensorrt`: whether it is
+    fetched as well, where nothing was laid.
 
     Raises InstallError, and PartsError where the folder of wheels is not whole.
     """
@@ -41,16 +47,21 @@ def install(home: Path, offline: Path | None, extra: str, log: Path) -> Path:
     if manifest is not None:
         check_fits(manifest)
     plain = [] if offline is None else sorted(path.name for path in offline.glob("*.whl"))
-    made_of = repr((sys.version, extra, (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"), manifest, plain))
+    made_of = repr(
+        (sys.version, extra, tensorrt, (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"), manifest, plain)
+    )
     if (home / MADE_OF).is_file() and (home / MADE_OF).read_text(encoding="utf-8") == made_of:
         return python
     home.parent.mkdir(parents=True, exist_ok=True)
     whole = home.with_name(f"{home.name}-wheels")
-    wanted = requirements(extra, cuda_libraries=offline is None and extra == "gpu", tensorrt=False)
-    options: list[str] = []
+    wanted = requirements(
+        extra, cuda_libraries=offline is None and extra == "gpu", tensorrt=tensorrt and offline is None
+    )
+    # What was fetched is kept: an installation that is stopped does not start from nothing when it is run again.
+    options = ["--cache-dir", str(home.with_name("fetched"))]
     try:
         if offline is not None:
-            options = ["--no-index", "--find-links", str(offline if manifest is None else whole)]
+            options = ["--no-cache-dir", "--no-index", "--find-links", str(offline if manifest is None else whole)]
         if offline is not None and manifest is not None:
             check_room(home.parent, manifest)
             joined(offline, manifest, whole)
@@ -58,7 +69,7 @@ def install(home: Path, offline: Path | None, extra: str, log: Path) -> Path:
         shutil.rmtree(home, ignore_errors=True)
         with log.open("w", encoding="utf-8") as said:
             pip = _environment(home, said.fileno())
-            command = [*pip, "install", "--no-input", "--no-cache-dir", "--progress-bar", "off", *options]
+            command = [*pip, "install", "--no-input", "--progress-bar", "off", *options]
             _run([*command, "--editable", f"{CHECKOUT}[{','.join((extra, *EXTRAS))}]", *wanted], log, said.fileno())
     finally:
         shutil.rmtree(whole, ignore_errors=True)
@@ -120,30 +131,26 @@ def _run(command: Sequence[str], log: Path, output: int) -> None:
 
 def library_folders(python: Path, named: Iterable[Path]) -> list[Path]:
     """Returns the folders of libraries that LD_LIBRARY_PATH must name for the stages: those that were `named`, those of
-    NVIDIA's packages in the environment of `python`, and where that lacks some, those beside this Python, such as
-    PyTorch's.
+    NVIDIA's packages in the environment of `python`, and where that lacks some of CUDA or of TensorRT, those beside
+    this Python, such as PyTorch's.
     """
-    own = _nvidia(site for site in (python.parent.parent / "lib").glob("python3*/site-packages"))
-    found = [*named, *own]
-    if not all(any((folder / library).exists() for folder in found) for library in CUDA_LIBRARIES):
-        found += _nvidia(Path(entry) for entry in sys.path if entry)
+    own = [*(python.parent.parent / "lib").glob("python3*/site-packages")]
+    found = [*named, *_below(own, _CUDA), *_below(own, _TENSORRT)]
+    for pattern, libraries in ((_CUDA, CUDA_LIBRARIES), (_TENSORRT, TENSORRT_LIBRARIES)):
+        if not all(any((folder / library).exists() for folder in found) for library in libraries):
+            found += _below([Path(entry) for entry in sys.path if entry], pattern)
     return [*dict.fromkeys(found)]
 
 
-def _nvidia(sites: Iterable[Path]) -> list[Path]:
-    return [
-        folder
-        for site in sites
-        for pattern in ("nvidia/*/lib", "tensorrt_libs")
-        for folder in sorted(site.glob(pattern))
-        if folder.is_dir()
-    ]
+def _below(sites: Iterable[Path], pattern: str) -> list[Path]:
+    return [folder for site in sites for folder in sorted(site.glob(pattern)) if folder.is_dir()]
 
 
 def main() -> int:
-    home, extra, log, *offline = sys.argv[1:]
+    words = sys.argv[1:]
+    home, extra, log, *offline = (word for word in words if word != TENSORRT_TOO)
     try:
-        install(Path(home), Path(offline[0]) if offline else None, extra, Path(log))
+        install(Path(home), Path(offline[0]) if offline else None, extra, Path(log), TENSORRT_TOO in words)
     except (InstallError, PartsError) as error:
         sys.stdout.write(f"{error}\n")
         return 1

@@ -33,6 +33,7 @@ class Lane:
 
     def __init__(self, version: ModelVersion, worker: Worker, ready: Ready) -> None:
         self.providers = ready.variants[0].providers
+        self.notes = ready.notes
         self.version = version
         self._worker = worker
         self._checks = InputChecks(ready.signature)

@@ -5,10 +5,8 @@ import ctypes
 import onnxruntime
 
 from duly.accelerators import TENSORRT
+from tests.gpu.installing import TENSORRT_LIBRARIES
 from tests.gpu.stages import Asked, LeftOut
-
-LIBRARIES = ("libnvinfer.so.10", "libnvonnxparser.so.10")
-"""What ONNX Runtime's provider calls of TensorRT."""
 
 
 def check_provider(asked: Asked) -> None:
@@ -18,10 +16,11 @@ def check_provider(asked: Asked) -> None:
     if asked.rehearsal:
         raise LeftOut("a rehearsal has no TensorRT")
     onnxruntime.preload_dlls()
-    for library in LIBRARIES:
+    for library in TENSORRT_LIBRARIES:
         try:
             ctypes.CDLL(library)
         except OSError:
             raise LeftOut(
-                f"TensorRT is not installed: {library}, of tensorrt-cu13-libs below 11, cannot be loaded"
+                f"TensorRT is not installed: {library}, of tensorrt-cu13-libs below 11, cannot be loaded; "
+                "make gpu GPU_ARGS=--tensorrt fetches it"
             ) from None

@@ -13,7 +13,9 @@ from tests.gpu.stages import Ended
 
 SIZE_BYTES_MAX = 1_000_000
 """Of all files of a record together."""
-FORMAT = 1
+FORMAT = 2
+LIMITS = 0.8
+"""A lane that is busy for less of the time is not what limits how much is served."""
 REHEARSAL = (
     "> **A rehearsal, no GPU.** This page shows that `make gpu` works as a program. Its figures are of short "
     "measurements on another device, and say nothing of any GPU."
@@ -130,9 +132,13 @@ def _tests(found: Results) -> Iterator[str]:
 
 def _throughput(found: Results) -> Iterator[str]:
     for name, said in found["loaded"].items():
-        providers = ", ".join(part for part in said["providers"])
-        after = f"; after it: {_joined(said['after'])}" if "after" in said else ""
-        yield f"- {name}: ran on {providers}, loaded in {said['seconds']} s{after}"
+        line = f"- {name}: opened alone in {said['alone_seconds']} s"
+        if "providers" in said:
+            line += f"; with duly it ran on {', '.join(said['providers'])}, loaded in {said['seconds']} s"
+        if "after" in said:
+            line += f"; after it: {_joined(said['after'])}"
+        yield line
+        yield from _notes(said.get("notes", ()))
     yield ""
     heads = (
         "model",
@@ -210,10 +216,17 @@ def _overlap(found: Results) -> Iterator[str]:
             for row in found["workers"]
         ),
     )
+    yield from _notes([note for row in found["workers"] for note in row["notes"]])
 
 
 def _overload(found: Results) -> Iterator[str]:
-    yield f"The lane serves {found['capacity_per_s']:g} frames/s in time, which is load 1.\n"
+    limit = "" if found["busy"] > LIMITS else ": **something else was the limit**"
+    yield (
+        f"Of a model of {found['layers']} layers, which take the lane about {found['batch_ms']:g} ms for each batch of "
+        f"{found['batch']}, duly on this machine serves {found['capacity_per_s']:g} frames/s in time, which is load 1. "
+        f"The lane was busy for {found['busy']:.0%} of that run{limit}. The floor runs no model: it is what is left of "
+        "a server without one.\n"
+    )
     for problem in found["capacity_problems"]:
         yield f"That run is not valid: {problem}.\n"
     rows = []
@@ -231,6 +244,14 @@ def _overload(found: Results) -> Iterator[str]:
             )
         )
     yield from _table(("load", "target", "on time", "goodput /s", "p50 ms", "p99 ms", "not valid"), rows)
+    if found["not held"]:
+        yield f"No time was left for load {', '.join(f'{load:g}' for load in found['not held'])}.\n"
+
+
+def _notes(notes: Iterable[str]) -> Iterator[str]:
+    """What workers have said of how they serve."""
+    for note in dict.fromkeys(notes):
+        yield f"- The worker says: {note}"
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,19 +15,21 @@ import onnxruntime
 from duly_load.results.machine import look
 from tests.gpu import nvidia_smi
 from tests.gpu.requirements import CHECKOUT
-from tests.gpu.stages import Asked
+from tests.gpu.stages import Asked, own_seconds
 
 PACKAGES = (
     "duly", "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-webgpu", "nvidia-cublas",
     "nvidia-cudnn-cu13", "nvidia-cuda-runtime", "nvidia-ml-py", "tensorrt-cu13-libs", "onnx", "numpy", "grpcio",
     "protobuf", "uvloop",
 )  # fmt: skip
-DOCTOR_SECONDS_MAX = 15.0
+LEFT_SECONDS = 3.0
+"""Of its time, what it does not give to `duly doctor`: for its own start, and to write what that has said."""
 MPS_CONTROL = "nvidia-cuda-mps"
 """How names of its processes begin, which the kernel cuts to 15 characters."""
 
 
 def run(asked: Asked) -> None:
+    until_s = time.monotonic() + own_seconds(asked.seconds) - LEFT_SECONDS
     found: dict[str, object] = {"lane": asked.lane, "rehearsal": asked.rehearsal}
     if asked.lane.startswith("cuda:"):
         index = int(asked.lane.partition(":")[2])
@@ -40,9 +43,9 @@ def run(asked: Asked) -> None:
     }
     found["packages"] = dict(_packages())
     found["machine"] = look().to_json()
-    found["duly"] = _commit()
+    found["duly"] = _commit(asked.commit)
     asked.write(found)
-    found["doctor"] = _doctor(asked.lane)
+    found["doctor"] = _doctor(asked.lane, max(until_s - time.monotonic(), 1.0))
     asked.write(found)
 
 
@@ -96,7 +99,8 @@ def _mps() -> bool:
     return False
 
 
-def _commit() -> dict[str, str]:
+def _commit(said: str) -> dict[str, str]:
+    """What of duly runs here. `said`: the commit, where git is not to be asked."""
     found = {"version": importlib.metadata.version("duly")}
     for name, command in (
         ("commit", ["rev-parse", "HEAD"]),
@@ -107,17 +111,16 @@ def _commit() -> dict[str, str]:
                 ["git", *command], cwd=CHECKOUT, capture_output=True, text=True, timeout=10, check=True
             )
         except (OSError, subprocess.SubprocessError):
-            return found | {"commit": "not known, as this is no checkout of git"}
+            unknown = "not known, as this is no checkout of git: --commit says it"
+            return found | {"commit": f"{said}, as was said, without git" if said else unknown}
         found[name] = done.stdout.strip()
     return found | {"changed": f"{len(found['changed'].splitlines())} files"}
 
 
-def _doctor(lane: str) -> object:
+def _doctor(lane: str, seconds: float) -> object:
     command = [sys.executable, "-P", "-m", "duly.cli", "doctor", "--json", "--lanes", lane]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=DOCTOR_SECONDS_MAX, check=False, env=os.environ
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False, env=os.environ)
         return json.loads(done.stdout)
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
-        return f"duly doctor gave nothing: {type(error).__name__}"
+        return f"duly doctor gave nothing in {seconds:.0f} s: {type(error).__name__}"

@@ -32,6 +32,10 @@ SECONDS = 0.25
 """Of each way in each round, about."""
 BATCHES = range(4, 400)
 """Of each way in each round."""
+_PINNED: list[Array] = []
+"""Arrays whose memory CUDA has pinned. They are never freed: what came to lie there next would be pinned, too, and
+could not be pinned again.
+"""
 
 
 class Copies(Protocol):
@@ -65,7 +69,8 @@ class Case:
     batch: int
 
 
-FULL = (Case(Measured("squeezenet"), 16), Case(Measured("wide"), 64))
+# First the one whose copies take longer than its runs, and which is soon ready.
+FULL = (Case(Measured("wide"), 64), Case(Measured("squeezenet"), 16))
 REHEARSED = (Case(Measured("wide"), 16),)
 
 
@@ -86,6 +91,7 @@ def copies_of(lane: str, sources: list[Array], pinned: bool) -> Copies:
     if not lane.startswith("cuda:"):
         return HostCopies()
     device = int(lane.partition(":")[2])
+    _PINNED.extend(sources if pinned else ())
     if pinned and not cuda_runtime.pin([(each.ctypes.data, each.nbytes) for each in sources], device):
         raise RuntimeError("CUDA does not pin memory of the host")
     stream = cuda_runtime.copy_stream(device)
@@ -95,7 +101,7 @@ def copies_of(lane: str, sources: list[Array], pinned: bool) -> Copies:
 
 
 def _row(case: Case, lane: str, pinned: bool, rounds: int, seconds: float) -> dict[str, object]:
-    session = bare_session(case.measured.build().SerializeToString(), lane, "")
+    session = bare_session(case.measured.build().SerializeToString(), lane)
     memory = of_lane(lane).memory or "cpu"
     index = int(lane.partition(":")[2]) if memory != "cpu" else 0
     sources = [case.measured.frames(case.batch) for _ in range(SLOTS)]
@@ -185,6 +191,7 @@ async def _worker_row(case: Case, asked: Asked, rounds: int, seconds: float) -> 
             "batch": case.batch,
             "batches": count,
             "to the device ahead": lane.stages,
+            "notes": lane.notes,
             "ms": {"after": ranged(took[False]), "beside": ranged(took[True])},
             "saved": ranged([1 - one / other for one, other in zip(took[True], took[False], strict=True)]),
         }

@@ -46,15 +46,18 @@ class Stage:
 
 
 INSTALL = Stage("install", "installation", 125)
+NOT_INSTALLED = (
+    "make gpu GPU_ARGS=--prepare installs, however long that takes, and goes on from what was fetched by now"
+)
 TENSORRT = "TensorrtExecutionProvider"
 STAGES = (
-    Stage("environment", "the machine and what is installed", 15),
-    Stage("worker_tests", "the worker end to end", 65),
-    Stage("worker_tests", "the worker end to end, TensorRT", 40, TENSORRT, "worker_tests_tensorrt"),
+    Stage("environment", "the machine and what is installed", 35),
+    Stage("worker_tests", "the worker end to end", 80),
+    Stage("worker_tests", "the worker end to end, TensorRT", 30, TENSORRT, "worker_tests_tensorrt"),
     Stage("throughput", "throughput and latency for each batch size", 70),
     Stage("throughput", "throughput and latency for each batch size, TensorRT", 35, TENSORRT, "throughput_tensorrt"),
-    Stage("overlap", "copies beside runs", 20),
-    Stage("overload", "overload: duly beside the floor", 100),
+    Stage("overlap", "copies beside runs", 40),
+    Stage("overload", "overload: duly beside the floor", 55),
 )
 
 
@@ -71,9 +74,11 @@ class Asked:
     scratch: Path
     """A folder for what is not."""
     seconds: float
-    """It is stopped after so long."""
+    """Its time, at whose end it is gone; `own_seconds` of it are its own."""
     rehearsal: bool
     """Whether only the logic is tried, by short measurements."""
+    commit: str = ""
+    """Of the tree, as who runs it says; empty: nobody has said it."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self) | {"out": str(self.out), "scratch": str(self.scratch)})
@@ -101,6 +106,11 @@ class Ended:
     """done, failed, stopped (its time was over), left out, or interrupted (by who runs it)."""
     seconds: float
     reason: str = ""
+
+
+def own_seconds(seconds: float) -> float:
+    """Returns for how long a stage runs before it is told to end, where its time is `seconds`."""
+    return max(seconds - STOP_SECONDS, seconds / 2)
 
 
 LEFT_OUT = 75
@@ -166,16 +176,17 @@ def _run(stage: Stage, command: Sequence[str], environ: Mapping[str, str], log: 
                 stdout=written,
                 stderr=subprocess.STDOUT,
                 cwd=CHECKOUT,
-                env=environ,
+                env={**environ, "PYTHONUNBUFFERED": "1"},  # lines of all its processes lie in the order of their time
                 start_new_session=True,  # so that all that it starts can be ended with it
             )
-            code = process.wait(max(seconds - STOP_SECONDS, seconds / 2))
+            code = process.wait(own_seconds(seconds))
             if code == LEFT_OUT:
                 status, reason = "left out", _last_lines(log, 1)
             elif code:
                 status, reason = "failed", _last_lines(log)
         except subprocess.TimeoutExpired:
-            status, reason = "stopped", f"its time of {seconds:.0f} s was over; what it had measured by then counts"
+            what = NOT_INSTALLED if stage is INSTALL else "what it had measured by then counts"
+            status, reason = "stopped", f"its time of {seconds:.0f} s was over; {what}"
         except (KeyboardInterrupt, Interrupted):
             status = "interrupted"
         finally:

@@ -80,7 +80,7 @@ async def test_a_worker_gives_the_same_answers_either_way(
     measured = Measured("mlp")
     graph = write_model(tmp_path / "models", measured, "", (SIZE,), rehearsal=True)
     frames = measured.frames(SIZE)
-    session = bare_session(graph, "cpu:0", "")
+    session = bare_session(graph, "cpu:0")
     (expected,) = session.run(None, {session.get_inputs()[0].name: frames})
     async with lane_of(tmp_path / "models", measured.name, "cpu:0") as lane:
         log.write_text("")

@@ -39,7 +39,16 @@ ENVIRONMENT: dict[str, Any] = {
     ],
 }
 THROUGHPUT: dict[str, Any] = {
-    "loaded": {"mlp-fp32": {"providers": ["CUDAExecutionProvider"], "seconds": 3.1, "after": {"SM clock": "1980 MHz"}}},
+    "loaded": {
+        "mlp-fp32": {
+            "alone_seconds": 2.2,
+            "providers": ["CUDAExecutionProvider"],
+            "seconds": 3.1,
+            "notes": [],
+            "after": {"SM clock": "1980 MHz"},
+        },
+        "squeezenet-fp32": {"alone_seconds": 17.5},  # the stage was stopped as the worker loaded it
+    },
     "rows": [
         {
             "model": "mlp-fp32",
@@ -71,12 +80,18 @@ OVERLAP: dict[str, Any] = {
             "to the device ahead": True,
             "ms": {"after": [2.0, 1.9, 2.1], "beside": [1.0, 0.9, 1.1]},
             "saved": [0.5, 0.4, 0.6],
+            "notes": ["CUDA does not pin the memory"],
         }
     ],
 }
 OVERLOAD: dict[str, Any] = {
     "capacity_per_s": 870.5,
     "capacity_problems": [],
+    "layers": 800,
+    "batch": 4,
+    "batch_ms": 10.2,
+    "busy": 0.97,
+    "not held": [0.5, 1.0],
     "rows": [
         {
             "load": 1.5,
@@ -132,12 +147,16 @@ def test_the_page_tells_what_every_stage_has_found(tmp_path: Path) -> None:
         "| version of driver | 580.159.04 |",
         "| duly | 0.1.0, commit abc, 2 files changed |",
         "Of 9 tests: 6 passed, 1 failed, 1 skipped, 1 not reached.",
-        "- mlp-fp32: ran on CUDAExecutionProvider, loaded in 3.1 s; after it: SM clock 1980 MHz",
+        "- mlp-fp32: opened alone in 2.2 s; with duly it ran on CUDAExecutionProvider, loaded in 3.1 s; after it: SM",
+        "- squeezenet-fp32: opened alone in 17.5 s\n",
+        "- The worker says: CUDA does not pin the memory\n",
         "| mlp-fp32 | 4 | 9e+03 (8e+03 to 9.5e+03) | 8.1e+03 (7e+03 to 8.2e+03) | 0.9 (0.88 to 0.91) |",
         "| wide-fp32 | 64 | 9.6 | yes |",
         "0.87 (0.8 to 0.9) | 52.5 |",
         "| wide-fp32 | 64 | yes | 2 (1.9 to 2.1) | 1 (0.9 to 1.1) | 0.5 (0.4 to 0.6) |",
-        "The lane serves 870.5 frames/s in time, which is load 1.",
+        "Of a model of 800 layers, which take the lane about 10.2 ms for each batch of 4, duly on this machine serves",
+        "870.5 frames/s in time, which is load 1. The lane was busy for 97% of that run. The floor runs no model",
+        "No time was left for load 0.5, 1.",
         "| 1.5 | duly | 66.0% | 866 | 50 | 99 |  |",
         "| 3 | floor | - | - | - | - | the generator was late |",
         "## What failed",
@@ -157,6 +176,13 @@ def test_a_rehearsal_says_so_at_the_top(tmp_path: Path) -> None:
     write_report(tmp_path, "rehearsal", "cpu:0", [], 3.0, rehearsal=True)
     assert "**A rehearsal, no GPU.**" in (tmp_path / "report.md").read_text()[:60]
     assert json.loads((tmp_path / "report.json").read_text())["rehearsal"] is True
+
+
+def test_a_lane_that_was_not_busy_is_not_said_to_be_the_limit(tmp_path: Path) -> None:
+    (tmp_path / "overload.json").write_text(json.dumps(OVERLOAD | {"busy": 0.31}))
+    write_report(tmp_path, "NVIDIA T4", "cuda:0", [done("overload", "overload")], 1.0, False)
+    text = (tmp_path / "report.md").read_text()
+    assert "busy for 31% of that run: **something else was the limit**" in text
 
 
 def test_results_that_are_not_whole_do_not_keep_the_page_from_being_written(tmp_path: Path) -> None:

@@ -5,15 +5,17 @@ rehearsal runs all stages.
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.gpu import nvidia_smi
+from tests.gpu import installing, nvidia_smi, stage_environment
 from tests.gpu.installing import InstallError, install, library_folders
 from tests.gpu.parts import PartsError, split
 from tests.gpu.requirements import BUILDS, CHECKOUT, TENSORRT, requirements
@@ -261,9 +263,43 @@ def test_libraries_beside_this_python_help_where_the_environment_has_none(
     for library in ("cudart.so.13", "cublas.so.13", "cublasLt.so.13", "cudnn.so.9", "curand.so.10"):
         (own / f"lib{library}").touch()
     assert library_folders(python, []) == [own]
+    beside = tmp_path / "torch/site-packages/tensorrt_libs"
+    beside.mkdir()
+    assert library_folders(python, []) == [own, beside]  # TensorRT may be there when CUDA is in the environment
+    for library in ("libnvinfer.so.10", "libnvonnxparser.so.10"):
+        (tmp_path / "trt" / library).touch()
+    assert library_folders(python, [tmp_path / "trt"]) == [tmp_path / "trt", own]
 
 
 # ---- what to fetch ----
+
+
+def test_online_tensorrt_is_fetched_where_it_is_asked_for_and_what_was_fetched_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[Sequence[str]] = []
+    monkeypatch.setattr(installing, "_run", lambda command, log, output: commands.append(command))
+    for tensorrt in (False, False, True):
+        install(tmp_path / "work/venv", None, "gpu", tmp_path / "log", tensorrt)
+    plain, more = commands  # the second time all was there
+    assert TENSORRT not in plain
+    assert {*more} - {*plain} == {TENSORRT}
+    assert "onnxruntime-gpu[cuda,cudnn]" in plain
+    assert plain[plain.index("--cache-dir") + 1] == str(tmp_path / "work/fetched")
+    assert "--no-cache-dir" not in plain
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--tensorrt", "--here"), "nothing is fetched with --here"),
+        (("--commit", "main"), "is no commit"),
+    ],
+)
+def test_options_that_say_nothing_are_refused(options: tuple[str, ...], says: str) -> None:
+    done = command(*options)
+    assert done.returncode == 2
+    assert says in done.stderr
 
 
 def test_all_that_a_run_needs_is_asked_for() -> None:
@@ -304,6 +340,14 @@ def test_a_rehearsal_needs_no_gpu_and_says_that_it_is_none(tmp_path: Path) -> No
     assert command(*options).returncode == 2  # a record is not written over
 
 
+def test_a_tree_without_git_has_the_commit_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert re.fullmatch("[0-9a-f]{40}|not known.*", stage_environment._commit("")["commit"])
+    monkeypatch.setattr(stage_environment, "CHECKOUT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert stage_environment._commit("")["commit"].startswith("not known")
+    assert stage_environment._commit("4ff3aba4")["commit"] == "4ff3aba4, as was said, without git"
+
+
 def test_an_interrupted_run_leaves_a_record_of_what_it_had(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "tests.gpu", "--rehearse", "--stages", "environment,overload"]
     words += ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
@@ -337,7 +381,7 @@ def test_a_rehearsal_runs_all_stages(tmp_path: Path) -> None:
     }
     assert found["worker_tests"]["passed"] == found["worker_tests"]["collected"] > 0
     assert {(row["model"], row["batch"]) for row in found["throughput"]["rows"]} == {
-        (model, batch) for model in ("mlp-fp32", "squeezenet-fp32") for batch in (1, 4)
+        (model, batch) for model in ("mlp-fp32", "squeezenet-fp32", "squeezenet-fp16") for batch in (1, 4)
     }
     assert all(row["ratio"]["frames_per_s"][0] > 0 for row in found["throughput"]["rows"])
     assert all(row["ms"]["beside"][0] > 0 for row in found["overlap"]["rows"])

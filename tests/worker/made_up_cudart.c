@@ -1,8 +1,8 @@
 // What a worker calls of CUDA's runtime, with memory of the host as that of the device. Copies of a stream are made at the
 // last moment that CUDA allows, when it is waited for, or with MADE_UP_EARLY=1 at the first, so that what relies on more
 // than CUDA promises shows as wrong data. MADE_UP_LOG names a file that gets a line for each copy. While the file that
-// MADE_UP_LOST names is there, copies fail as they do on a GPU whose context is lost. Streams with a priority are their
-// priority, from 1 on, in units of 1024; the log has a line for each wait for one.
+// MADE_UP_LOST names is there, copies fail as they do on a GPU whose context is lost. With MADE_UP_UNPINNED=1 no memory is
+// pinned. Streams with a priority are their priority, from 1 on, in units of 1024; the log has a line for each wait for one.
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -12,6 +12,7 @@
 
 #define COPIES_MAX 4096
 #define ILLEGAL_ADDRESS 700
+#define NOT_SUPPORTED 801
 #define PRIORITY_UNIT 1024
 
 struct copy { void *target; const void *source; size_t size; };
@@ -42,6 +43,7 @@ int cudaSetDevice(int device) { return device == 0 ? 0 : 101; }
 
 int cudaHostRegister(void *address, size_t size, unsigned flags) {
   (void)address; (void)flags;
+  if (getenv("MADE_UP_UNPINNED")) return NOT_SUPPORTED;
   line("pin", size);
   return 0;
 }

@@ -214,6 +214,19 @@ def test_what_was_told_of_and_never_run_is_forgotten(worker: Worker) -> None:
     assert firsts(worker.run(frames(5, 6), slot=0)) == [10, 12]
 
 
+def test_memory_that_cuda_does_not_pin_is_told_and_the_model_serves(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = version_of(graphs.save(tmp_path, "double", graphs.doubling()), "double")
+    with Worker(version, module="tests.worker.made_up_gpu") as pinned:
+        assert pinned.ready["notes"] == []
+    monkeypatch.setenv("MADE_UP_UNPINNED", "1")
+    with Worker(version, module="tests.worker.made_up_gpu") as worker:
+        (note,) = worker.ready["notes"]
+        assert note.startswith("CUDA does not pin the memory")
+        assert firsts(worker.run(frames(3))) == [6]
+
+
 def test_a_worker_without_such_a_device_hangs_up(tmp_path: Path) -> None:
     graphs.save(tmp_path, "double", graphs.doubling())
     with Worker(version_of(tmp_path, "double")) as plain:

@@ -58,6 +58,9 @@ HOLLOW_NOTE = (
     "even made-up frames give NaN or infinities, so that frames may all be FAILED; where they mean something, such as "
     "-inf for a class that is masked, set output_finite = false in model.toml"
 )
+NOT_PINNED_NOTE = (
+    "CUDA does not pin the memory that the worker shares with the server, so that copies to and from the GPU are slower"
+)
 
 
 class Reads(Protocol):
@@ -199,7 +202,9 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust, engines: Engi
     if device is not None:
         # An area of open size is mostly room that is never used, and is trimmed after frames that use much of it.
         needs = opened[0].needs
-        pin([*(region.inputs if needs.inputs_fixed else []), *(region.outputs if needs.outputs_fixed else [])], device)
+        fixed = [*(region.inputs if needs.inputs_fixed else []), *(region.outputs if needs.outputs_fixed else [])]
+        if not pin(fixed, device):
+            notes.append(NOT_PINNED_NOTE)
     copies = None if device is None else _input_copies(plans, sessions[0], region, device)
     models = [
         Model(plan, graph.rows, region, FiniteChecks(config, plan), copies)
