@@ -1,5 +1,7 @@
-// A layer of Vulkan that loses the device: while the file that LOSING_FILE names is there, submitting work fails as it
-// does when a GPU has fallen off its bus. Everything else goes to the driver.
+// A layer of Vulkan that loses the device: while one of the files in LOSING_FILES (paths with colons between them) can be
+// opened, submitting work fails as it does when a GPU has fallen off its bus. Everything else goes to the driver.
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -9,9 +11,18 @@ static PFN_vkGetInstanceProcAddr next_instance;
 static PFN_vkGetDeviceProcAddr next_device;
 static PFN_vkQueueSubmit next_submit;
 
+static int is_lost(void) {
+  char files[8192], *rest = files;
+  snprintf(files, sizeof files, "%s", getenv("LOSING_FILES"));
+  for (char *file; (file = strsep(&rest, ":"));) {
+    int opened = open(file, O_RDONLY);
+    if (opened >= 0) return close(opened), 1;
+  }
+  return 0;
+}
+
 static VKAPI_ATTR VkResult VKAPI_CALL submit(VkQueue queue, uint32_t count, const VkSubmitInfo *submits, VkFence fence) {
-  const char *file = getenv("LOSING_FILE");
-  if (file && access(file, F_OK) == 0) return VK_ERROR_DEVICE_LOST;
+  if (is_lost()) return VK_ERROR_DEVICE_LOST;
   return next_submit(queue, count, submits, fence);
 }
 

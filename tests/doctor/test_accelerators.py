@@ -218,14 +218,16 @@ def test_what_is_on_the_bus_without_a_driver_is_seen(tmp_path: Path) -> None:
 
 
 def test_how_gpus_do(tmp_path: Path) -> None:
-    worn, lost, good = (nvml.Gpu(f"00000000-0000-0000-0000-{nth:012}") for nth in range(3))
-    nvml.fresh(worn, lost, good)
+    worn, lost, good, shared = (nvml.Gpu(f"00000000-0000-0000-0000-{nth:012}") for nth in range(4))
+    nvml.fresh(worn, lost, good, shared)
+    shared.used_bytes = None
     worn.rows, lost.error = (0, 1, 1, 0), nvml.NVML_ERROR_GPU_IS_LOST
     found = examine_gpus(Library(nvml.__name__, tmp_path))
-    assert [each.level for each in found] == [Level.WARNING, Level.WARNING, Level.OK]
+    assert [each.level for each in found] == [Level.WARNING, Level.WARNING, Level.OK, Level.OK]
     assert found[0].found == "gpu-0: rows of its memory are remapped with the next reset of the GPU"
     assert found[1].found == "gpu-1: GPU is lost"
     assert found[2].found == "gpu-2: well; 3.2 of 85.9 GB taken, 45 °C"
+    assert found[3].found == "gpu-3: well; its memory is not told, 45 °C"
     assert nvml.STATE["begun"] == 0
     nvml.STATE["init_error"] = nvml.NVML_ERROR_DRIVER_NOT_LOADED
     (refused,) = examine_gpus(Library(nvml.__name__, tmp_path))

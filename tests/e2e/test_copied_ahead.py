@@ -39,6 +39,10 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
     return tmp_path / "log"
 
 
+def was_pinned(log: Path) -> bool:
+    return any(line.startswith("pin ") for line in log.read_text().splitlines())
+
+
 async def test_every_frame_gets_its_own_result_whatever_becomes_of_the_others(log: Path, tmp_path: Path) -> None:
     rng = random.Random(1)
     graphs.save(tmp_path / "models", "m", graphs.scaling(), "batch_sizes = [1, 2, 4]")
@@ -68,6 +72,7 @@ async def test_every_frame_gets_its_own_result_whatever_becomes_of_the_others(lo
 
         statuses = set().union(*await asyncio.gather(*[stream(number) for number in range(STREAMS)]))
         assert ahead() >= AHEAD
+    assert was_pinned(log), "the worker has its slots pinned"
     assert ON_TIME in statuses
     assert SUPERSEDED in statuses
     assert FAILED not in statuses

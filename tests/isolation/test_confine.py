@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -91,6 +92,57 @@ def test_other_models_stay_hidden_where_the_import_path_is_above_them(tmp_path: 
     (tmp_path / "app/main.py").touch()
     found = set(confining._without(tmp_path, tmp_path / "app/models"))
     assert found == {tmp_path / "app/code", tmp_path / "app/main.py"}
+
+
+LOADS_A_DRIVER = """
+import ctypes
+import sys
+from pathlib import Path
+from duly.models.spec import ModelConfig
+from duly.models.trust import Trust
+from duly.worker.confine import confine
+folder, lane = Path(sys.argv[1]), sys.argv[2]
+confine(Trust(sandbox="require"), ModelConfig(), lane, folder, folder)
+try:
+    ctypes.CDLL("/usr/local/nvidia/lib64/libcuda.so.1")
+    print("loaded")
+    open("/usr/local/nvidia/lib64/libcuda.so.1", "r+b")
+    print("written")
+except OSError:
+    print("refused")
+"""
+IN_A_CONTAINER = """
+set -e
+mount -t tmpfs none "$1"
+mkdir "$1/upper" "$1/work"
+mount -t overlay -o "lowerdir=/usr/local,upperdir=$1/upper,workdir=$1/work" none /usr/local
+mkdir -p /usr/local/nvidia/lib64
+cp "$2" /usr/local/nvidia/lib64/libcuda.so.1
+shift 2
+exec "$@"
+"""
+"""Lays a library where containers have NVIDIA's driver, for the command alone: in a namespace of its own."""
+
+
+@WHOLE
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+@pytest.mark.parametrize(("lane", "said"), [("cuda:0", ["loaded", "refused"]), ("cpu:0", ["refused"])])
+def test_a_worker_on_a_gpu_reads_the_driver_where_containers_have_it(
+    tmp_path: Path, lane: str, said: list[str]
+) -> None:
+    layer, model, driver = tmp_path / "layer", tmp_path / "model", tmp_path / "driver.so"
+    layer.mkdir()
+    model.mkdir()
+    (tmp_path / "driver.c").write_text("int cuInit(unsigned flags) { return flags; }")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", driver, tmp_path / "driver.c"], check=True)
+    container = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", IN_A_CONTAINER, "sh", layer, driver]
+    if shutil.which("unshare") is None or subprocess.run([*container, "true"], capture_output=True).returncode:
+        pytest.skip("this kernel gives its users no namespaces with file systems of their own")
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    environment.pop("LD_LIBRARY_PATH", None)
+    command = [*container, sys.executable, "-c", LOADS_A_DRIVER, model, lane]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.split() == said
 
 
 CLIENT_OF_MPS = """

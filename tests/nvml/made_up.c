@@ -1,5 +1,5 @@
-/* NVML without a GPU, for nvidia-ml-py itself: one GPU whose condition the functions made_... set. Numbers and layouts
- * are those of nvml.h.
+/* NVML without a GPU, for nvidia-ml-py itself: one GPU whose condition the functions made_... set, and maybe a second
+ * one, which is well. Numbers and layouts are those of nvml.h.
  */
 #include <pthread.h>
 #include <string.h>
@@ -14,15 +14,18 @@ typedef struct {
     int kind, status;
     union { double d; unsigned ui; unsigned long ul; unsigned long long ull; } value;
 } field_t;
-enum { OK = 0, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TIMED_OUT = 10 };
+enum { OK = 0, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TIMED_OUT = 10, IS_LOST = 15 };
 
-static const char *UUID = "GPU-00000000-0000-0000-0000-000000000001";
-static int gpu, set, begun, lost, action;
+static const char *UUIDS[] = {"GPU-00000000-0000-0000-0000-000000000001", "GPU-00000000-0000-0000-0000-000000000002"};
+static int gpus[2], set, begun, lost, action, memory_is_shared;
+static unsigned gpu_count = 1;
 static unsigned long long registered, pending;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t happened = PTHREAD_COND_INITIALIZER;
 
 void made_lost(int error) { lost = error; }
+void made_count(unsigned count) { gpu_count = count; }
+void made_shared_memory(int is_shared) { memory_is_shared = is_shared; }
 void made_action(int asked) { action = asked; }
 unsigned long long made_registered(void) { return registered; }
 void made_xid(unsigned long long xid) {
@@ -32,27 +35,37 @@ void made_xid(unsigned long long xid) {
     pthread_mutex_unlock(&lock);
 }
 
+static unsigned index_of(device_t device) { return (unsigned)((int *)device - gpus); }
 static int asked(device_t device) {
-    return !begun ? UNINITIALIZED : (void *)device != (void *)&gpu ? INVALID : lost;
+    return !begun ? UNINITIALIZED : index_of(device) >= gpu_count ? INVALID : index_of(device) == 0 ? lost : OK;
 }
 
 int nvmlInitWithFlags(unsigned flags) { begun++; return OK; }
 int nvmlShutdown(void) { if (!begun) return UNINITIALIZED; begun--; return OK; }
 const char *nvmlErrorString(int error) { return "made up"; }
-int nvmlDeviceGetCount_v2(unsigned *count) { *count = 1; return begun ? OK : UNINITIALIZED; }
+int nvmlDeviceGetCount_v2(unsigned *count) { *count = gpu_count; return begun ? OK : UNINITIALIZED; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, device_t *device) {
-    *device = (device_t)&gpu;
-    return !begun ? UNINITIALIZED : index ? INVALID : OK;
+    *device = (device_t)&gpus[index];
+    return !begun ? UNINITIALIZED : index >= gpu_count ? INVALID : index == 0 && lost == IS_LOST ? IS_LOST : OK;
 }
 int nvmlDeviceGetHandleByUUID(const char *uuid, device_t *device) {
-    *device = (device_t)&gpu;
-    return !begun ? UNINITIALIZED : strcmp(uuid, UUID) ? NOT_FOUND : OK;
+    if (!begun) return UNINITIALIZED;
+    if (lost == IS_LOST) return IS_LOST; /* "if any GPU has fallen off the bus or is otherwise inaccessible" */
+    for (unsigned index = 0; index < gpu_count; index++)
+        if (!strcmp(uuid, UUIDS[index])) return *device = (device_t)&gpus[index], OK;
+    return NOT_FOUND;
 }
-int nvmlDeviceGetIndex(device_t device, unsigned *index) { *index = 0; return asked(device); }
+int nvmlDeviceGetUUID(device_t device, char *uuid, unsigned length) {
+    int status = asked(device);
+    if (status == OK) strncpy(uuid, UUIDS[index_of(device)], length);
+    return status;
+}
+int nvmlDeviceGetMaxMigDeviceCount(device_t device, unsigned *count) { *count = 0; return asked(device); }
+int nvmlDeviceGetIndex(device_t device, unsigned *index) { *index = index_of(device); return asked(device); }
 int nvmlDeviceGetTotalEnergyConsumption(device_t device, unsigned long long *mj) { *mj = 1500; return asked(device); }
 int nvmlDeviceGetMemoryInfo(device_t device, memory_t *memory) {
     *memory = (memory_t){80, 77, 3};
-    return asked(device);
+    return memory_is_shared ? NOT_SUPPORTED : asked(device);
 }
 int nvmlDeviceGetClockInfo(device_t device, int kind, unsigned *mhz) {
     *mhz = kind == 1 ? 1410 : kind == 2 ? 1593 : 0;
@@ -96,7 +109,7 @@ int nvmlEventSetWait_v2(void *events, event_t *event, unsigned timeout_ms) {
     while (!pending && timeout_ms && pthread_cond_timedwait(&happened, &lock, &until) == 0)
         ;
     if (pending) {
-        *event = (event_t){(device_t)&gpu, 0x8, pending, 0xffffffff, 0xffffffff};
+        *event = (event_t){(device_t)&gpus[0], 0x8, pending, 0xffffffff, 0xffffffff};
         pending = 0, status = OK;
     }
     pthread_mutex_unlock(&lock);

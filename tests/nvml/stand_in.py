@@ -55,11 +55,11 @@ class Gpu:
     """What everything but energy gives in place of an answer."""
     millijoules: int = 0
     """What it has counted; negative: the number of the error that it gives."""
-    used_bytes: int = 3 << 30
+    used_bytes: int | None = 3 << 30
     total_bytes: int = 80 << 30
     processes: dict[int, int | None] | None = field(default_factory=dict)
     """What processes have of its memory, by their ids; None: the driver does not say."""
-    clocks_mhz: dict[int, int] = field(default_factory=lambda: {NVML_CLOCK_SM: 1410, NVML_CLOCK_MEM: 1593})
+    clocks_mhz: dict[int, int] | None = field(default_factory=lambda: {NVML_CLOCK_SM: 1410, NVML_CLOCK_MEM: 1593})
     celsius: int = 45
     reasons: int = 0x1
     ecc: int | None = 0
@@ -184,11 +184,15 @@ def nvmlDeviceGetHandleByIndex(index: int) -> Gpu:
     _begun()
     if not 0 <= index < len(GPUS):
         raise NVMLError(NVML_ERROR_INVALID_ARGUMENT)
+    if GPUS[index].error == NVML_ERROR_GPU_IS_LOST:
+        raise NVMLError(NVML_ERROR_GPU_IS_LOST)
     return GPUS[index]
 
 
 def nvmlDeviceGetHandleByUUID(uuid: str) -> Gpu:
     _begun()
+    if any(gpu.error == NVML_ERROR_GPU_IS_LOST for gpu in GPUS):  # nvml.h: "if any GPU has fallen off the bus"
+        raise NVMLError(NVML_ERROR_GPU_IS_LOST)
     for gpu, kind in [*((gpu, "GPU") for gpu in GPUS), *((part, "MIG") for part in PARTS)]:
         if uuid == f"{kind}-{gpu.uuid}":
             return gpu
@@ -203,6 +207,19 @@ def nvmlDeviceGetUUID(handle: Gpu) -> str:
 def nvmlDeviceGetIndex(handle: Gpu) -> int:
     _begun()
     return next(index for index, gpu in enumerate(GPUS) if gpu is handle)
+
+
+def nvmlDeviceGetMaxMigDeviceCount(handle: Gpu) -> int:
+    """The first number is free, as that of a part that was taken away is."""
+    _begun()
+    return 1 + sum(part.parent is handle for part in PARTS)
+
+
+def nvmlDeviceGetMigDeviceHandleByIndex(handle: Gpu, index: int) -> Gpu:
+    _begun()
+    if index == 0:
+        raise NVMLError(NVML_ERROR_NOT_FOUND)
+    return [part for part in PARTS if part.parent is handle][index - 1]
 
 
 def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle: Gpu) -> Gpu:
@@ -230,9 +247,8 @@ def nvmlDeviceGetTotalEnergyConsumption(handle: Gpu) -> int:
 
 
 def nvmlDeviceGetMemoryInfo(handle: Gpu) -> SimpleNamespace:
-    _asked(handle)
-    free = handle.total_bytes - handle.used_bytes
-    return SimpleNamespace(total=handle.total_bytes, free=free, used=handle.used_bytes)
+    used: int = _asked(handle, handle.used_bytes)
+    return SimpleNamespace(total=handle.total_bytes, free=handle.total_bytes - used, used=used)
 
 
 def nvmlDeviceGetComputeRunningProcesses(handle: Gpu) -> list[SimpleNamespace]:
@@ -241,8 +257,8 @@ def nvmlDeviceGetComputeRunningProcesses(handle: Gpu) -> list[SimpleNamespace]:
 
 
 def nvmlDeviceGetClockInfo(handle: Gpu, kind: int) -> int:
-    _asked(handle)
-    return handle.clocks_mhz[kind]
+    clocks: dict[int, int] = _asked(handle, handle.clocks_mhz)
+    return clocks[kind]
 
 
 def nvmlDeviceGetTemperature(handle: Gpu, sensor: int) -> int:

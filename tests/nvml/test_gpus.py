@@ -65,6 +65,19 @@ def test_nvml_counts_otherwise_and_is_asked_by_uuid(library: Library) -> None:
         find_gpu(nvml, "00000000-0000-0000-0000-000000000009")
 
 
+def test_one_that_is_lost_does_not_hide_the_others(library: Library) -> None:
+    lost, whole = nvml.Gpu(A, error=nvml.NVML_ERROR_GPU_IS_LOST), nvml.Gpu(B)
+    nvml.fresh(lost, whole)
+    nvml.PARTS.append(nvml.Gpu(C, parent=whole, instances=(3, 0)))
+    library.begun()
+    assert find_gpu(nvml, B).name == "gpu-1"
+    part = find_gpu(nvml, C)
+    assert (part.device, part.part, part.gpu_instance) == (whole, nvml.PARTS[0], 3)
+    for device in (A, "00000000-0000-0000-0000-000000000009"):
+        with pytest.raises(nvml.NVMLError_GpuIsLost):
+            find_gpu(nvml, device)
+
+
 def test_of_a_part_what_happens_to_others_is_none_of_its_business(library: Library) -> None:
     whole = nvml.Gpu(A)
     nvml.fresh(nvml.Gpu(B), whole)

@@ -160,6 +160,17 @@ def test_a_gpu_that_tells_little_is_looked_after_all_the_same(watched: Watched) 
     assert list(watched.watch.notes) == ["cuda:0: pages of its memory are retired with the next reset of the GPU"]
 
 
+def test_a_gpu_without_memory_of_its_own_is_looked_after(watched: Watched, library: Library) -> None:
+    watched.one.used_bytes = None
+    assert watched.look() == {}
+    assert (library.why_not, watched.watch.figures["cuda:0"].used_bytes) == ("", None)
+    watched.one.error = nvml.NVML_ERROR_GPU_IS_LOST
+    assert watched.look() == {"cuda:0": "GPU is lost"}
+    watched.one.error, watched.one.clocks_mhz = 0, None
+    watched.look(REST_NS)
+    assert watched.look(PAUSE_NS_MIN) == {}, "one that tells of no clocks either works, too"
+
+
 def test_a_gpu_that_does_not_report_is_asked(library: Library, clock: Clock) -> None:
     watched = Watched(library, clock)
     watched.one.events = watched.two.events = 0

@@ -12,7 +12,7 @@ from duly.energy.nvml import Nvml
 from duly.energy.totals import Reading
 from duly.nvml import condition
 from duly.nvml.figures import REASONS, figures
-from duly.nvml.gpus import find_gpu, whole_gpus
+from duly.nvml.gpus import find_gpu, whole_gpu
 from duly.nvml.health import REST_NS, HealthWatch
 from duly.nvml.library import Library
 from duly.nvml.recovery import PAUSE_NS_MIN
@@ -20,7 +20,7 @@ from tests.nvml import stand_in
 from tests.runtime.fake_lane import Clock
 
 pynvml = pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
-UUID = "00000000-0000-0000-0000-000000000001"
+UUID, OTHER = (f"00000000-0000-0000-0000-{number:012}" for number in (1, 2))
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler"),
@@ -47,6 +47,8 @@ def real(gpu: ctypes.CDLL, driver: Path, clock: Clock) -> Iterator[Library]:
     yield library
     gpu.made_lost(0)
     gpu.made_action(0)
+    gpu.made_count(1)
+    gpu.made_shared_memory(0)
     library.give_up("the test is over")
 
 
@@ -60,7 +62,7 @@ def test_a_gpu_is_found_and_asked(real: Library) -> None:
     assert condition.of(pynvml, found) == condition.Condition(
         "", 0, 7, False, "rows of its memory are remapped with the next reset of the GPU"
     )
-    assert [each.name for each in whole_gpus(pynvml)] == ["gpu-0"]
+    assert whole_gpu(pynvml, 0).name == "gpu-0"
     assert Nvml(real).read() == ([Reading("gpu-0", 1_500_000)], [])
 
 
@@ -85,6 +87,35 @@ def test_what_the_driver_reports_takes_the_lane_down(real: Library, gpu: ctypes.
     clock.now_ns += PAUSE_NS_MIN
     watch.look(0)
     assert watch.down == {}
+
+
+def test_a_gpu_is_found_while_another_is_lost(real: Library, gpu: ctypes.CDLL, clock: Clock) -> None:
+    gpu.made_count(2)
+    gpu.made_lost(pynvml.NVML_ERROR_GPU_IS_LOST)
+    with pytest.raises(pynvml.NVMLError_GpuIsLost):
+        pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{OTHER}")
+    assert find_gpu(pynvml, OTHER).name == "gpu-1"
+    with pytest.raises(pynvml.NVMLError_GpuIsLost):
+        find_gpu(pynvml, UUID)
+    watch = HealthWatch(lambda: {"cuda:0": UUID, "cuda:1": OTHER}, real, lambda: None, clock)
+    for _ in range(3):  # NVML is begun with anew meanwhile
+        watch.look(0)
+        assert set(watch.down) == {"cuda:0"}
+        clock.now_ns += REST_NS
+    assert real.begun_times == 3
+
+
+def test_a_gpu_that_shares_the_memory_of_the_machine_is_looked_after(
+    real: Library, gpu: ctypes.CDLL, clock: Clock
+) -> None:
+    gpu.made_shared_memory(1)
+    watch = HealthWatch(lambda: {"cuda:0": UUID}, real, lambda: None, clock)
+    watch.look(0)
+    assert (watch.down, real.why_not) == ({}, "")
+    assert (watch.figures["cuda:0"].used_bytes, watch.figures["cuda:0"].celsius) == (None, 45)
+    gpu.made_lost(pynvml.NVML_ERROR_GPU_IS_LOST)
+    watch.look(0)
+    assert set(watch.down) == {"cuda:0"}
 
 
 def test_the_stand_in_of_the_other_tests_has_the_same_names_numbers_and_texts() -> None:

@@ -22,8 +22,8 @@ from duly.doctor.tried_lane import Tried, try_lanes
 from duly.hardware import AMD, INTEL, NVIDIA, ROOT, accel_nodes, nvidia_gpus, pci_gpus, render_nodes
 from duly.models.trust import Trust
 from duly.nvml import condition
-from duly.nvml.figures import figures
-from duly.nvml.gpus import whole_gpus
+from duly.nvml.figures import Figures, figures
+from duly.nvml.gpus import whole_gpu
 from duly.nvml.library import Library
 from duly.runtime.worker_command import worker_environment
 from duly.worker.providers import ASK_THE_DOCTOR
@@ -110,24 +110,29 @@ def examine_gpus(library: Library) -> list[Finding]:
         return [Finding("GPU", Level.WARNING, f"lanes are not looked after: {library.why_not}", library.advice)]
     found = []
     try:
-        for gpu in whole_gpus(nvml):
+        for number in range(int(nvml.nvmlDeviceGetCount())):
             try:
+                gpu = whole_gpu(nvml, number)
                 now = condition.of(nvml, gpu)
                 said = figures(nvml, gpu)
             except nvml.NVMLError as error:
                 lost = condition.after(nvml, error)
                 if lost is None:
                     raise
-                found.append(_of_gpu(gpu.name, lost, ""))
+                found.append(_of_gpu(f"gpu-{number}", lost, ""))
             else:
-                taken, size = said.used_bytes or 0, said.total_bytes or 0
-                found.append(
-                    _of_gpu(gpu.name, now, f"{taken / 1e9:.1f} of {size / 1e9:.1f} GB taken, {said.celsius} °C")
-                )
+                found.append(_of_gpu(gpu.name, now, _does(said)))
     except nvml.NVMLError as error:
         found.append(Finding("GPU", Level.WARNING, f"NVML: {error}", "nvidia-smi should work as the server's user"))
     library.give_up("it was looked at")
     return found
+
+
+def _does(said: Figures) -> str:
+    memory = "its memory is not told"
+    if said.used_bytes is not None and said.total_bytes is not None:
+        memory = f"{said.used_bytes / 1e9:.1f} of {said.total_bytes / 1e9:.1f} GB taken"
+    return memory if said.celsius is None else f"{memory}, {said.celsius} °C"
 
 
 def _of_gpu(name: str, now: condition.Condition, does: str) -> Finding:

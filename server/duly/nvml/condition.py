@@ -5,6 +5,7 @@ that means: where it is none, "the GPU can be immediately used again by starting
 to be remapped with the next reset hinder nothing.
 """
 
+from contextlib import suppress
 from types import ModuleType
 from typing import NamedTuple
 
@@ -54,7 +55,11 @@ class Condition(NamedTuple):
 
 def of(nvml: ModuleType, gpu: Gpu) -> Condition:
     """Returns the condition of a GPU. Raises NVMLError where it does not answer, or NVML is at fault."""
-    nvml.nvmlDeviceGetMemoryInfo(gpu.part)
+    try:
+        nvml.nvmlDeviceGetMemoryInfo(gpu.part)
+    except nvml.NVMLError_NotSupported:  # GPUs that share the machine's memory have none of their own to tell of
+        with suppress(nvml.NVMLError_NotSupported):
+            nvml.nvmlDeviceGetClockInfo(gpu.device, nvml.NVML_CLOCK_SM)
     remapped_rows = _rows(nvml, gpu)
     return Condition(
         "",

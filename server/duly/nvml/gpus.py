@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -63,19 +64,50 @@ def devices_of_lanes(lanes: Sequence[str], devices: Sequence[str]) -> dict[str, 
     return found
 
 
-def whole_gpus(nvml: ModuleType) -> list[Gpu]:
-    """Returns all GPUs, none divided, in NVML's order. Raises NVMLError where it cannot say."""
-    handles = [nvml.nvmlDeviceGetHandleByIndex(number) for number in range(int(nvml.nvmlDeviceGetCount()))]
-    return [Gpu(handle, handle, f"gpu-{number}", _WHOLE, _WHOLE) for number, handle in enumerate(handles)]
+def whole_gpu(nvml: ModuleType, number: int) -> Gpu:
+    """Returns the GPU with NVML's number, not divided. Raises NVMLError where it does not answer."""
+    return _whole(nvml, nvml.nvmlDeviceGetHandleByIndex(number))
 
 
 def find_gpu(nvml: ModuleType, device: str) -> Gpu:
     """Returns the GPU with that UUID, or the part. Raises NVMLError where it is not there or does not answer."""
     try:
-        whole = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{device}")
-        part, instances = whole, (_WHOLE, _WHOLE)
+        return _by_uuid(nvml, device)
     except nvml.NVMLError_NotFound:
-        part = nvml.nvmlDeviceGetHandleByUUID(f"MIG-{device}")
-        whole = nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(part)
-        instances = int(nvml.nvmlDeviceGetGpuInstanceId(part)), int(nvml.nvmlDeviceGetComputeInstanceId(part))
-    return Gpu(whole, part, f"gpu-{int(nvml.nvmlDeviceGetIndex(whole))}", *instances)
+        raise
+    except nvml.NVMLError:
+        # By a UUID all GPUs are lost "if any GPU has fallen off the bus" (nvml.h), by an index "the target GPU" is.
+        for number in range(int(nvml.nvmlDeviceGetCount())):
+            with suppress(nvml.NVMLError):
+                whole = whole_gpu(nvml, number)
+                if nvml.nvmlDeviceGetUUID(whole.device) == f"GPU-{device}":
+                    return whole
+                for handle in _parts(nvml, whole):
+                    if nvml.nvmlDeviceGetUUID(handle) == f"MIG-{device}":
+                        return _part(nvml, handle)
+        raise
+
+
+def _by_uuid(nvml: ModuleType, device: str) -> Gpu:
+    try:
+        return _whole(nvml, nvml.nvmlDeviceGetHandleByUUID(f"GPU-{device}"))
+    except nvml.NVMLError_NotFound:
+        return _part(nvml, nvml.nvmlDeviceGetHandleByUUID(f"MIG-{device}"))
+
+
+def _whole(nvml: ModuleType, handle: Any) -> Gpu:
+    return Gpu(handle, handle, f"gpu-{int(nvml.nvmlDeviceGetIndex(handle))}", _WHOLE, _WHOLE)
+
+
+def _part(nvml: ModuleType, handle: Any) -> Gpu:
+    instances = int(nvml.nvmlDeviceGetGpuInstanceId(handle)), int(nvml.nvmlDeviceGetComputeInstanceId(handle))
+    whole = _whole(nvml, nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle))
+    return Gpu(whole.device, handle, whole.name, *instances)
+
+
+def _parts(nvml: ModuleType, whole: Gpu) -> list[Any]:
+    handles = []
+    for number in range(int(nvml.nvmlDeviceGetMaxMigDeviceCount(whole.device))):
+        with suppress(nvml.NVMLError_NotFound):  # a number may be free
+            handles.append(nvml.nvmlDeviceGetMigDeviceHandleByIndex(whole.device, number))
+    return handles

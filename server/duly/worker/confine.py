@@ -48,10 +48,11 @@ _FACTS = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/v
           "/etc/localtime", "/usr/share/zoneinfo")  # fmt: skip
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
-# What drivers of accelerators read and open. It has not run on a GPU.
+# What drivers of accelerators read and open. It has not run on a GPU. In /usr/local/nvidia containers have the driver,
+# which ld.so.cache may name where LD_LIBRARY_PATH does not.
 _ACCELERATOR_FACTS = ("/proc", "/sys", "/usr/share", "/etc/OpenCL", "/etc/vulkan", "/etc/nvidia", "/opt/nvidia",
-                      "/opt/intel", "/opt/rocm", "/usr/local/cuda", "/run/nvidia-persistenced",
-                      "/run/udev/data")  # fmt: skip
+                      "/usr/local/nvidia", "/opt/intel", "/opt/rocm", "/usr/local/cuda",
+                      "/run/nvidia-persistenced", "/run/udev/data")  # fmt: skip
 _ACCELERATOR_DEVICES = ("nvidia*", "nvidia-caps/*", "dri", "kfd", "accel", "dxg", "nvhost*", "nvmap", "shm", "apex*")
 _LIBRARY_PATHS = ("LD_LIBRARY_PATH", "LD_PRELOAD", "CUDA_PATH", "CUDA_HOME", "VK_ICD_FILENAMES", "VK_DRIVER_FILES",
                   "XDG_RUNTIME_DIR", "CUDA_MPS_PIPE_DIRECTORY")  # fmt: skip
