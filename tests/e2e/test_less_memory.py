@@ -23,7 +23,7 @@ ROUNDS = 40
 ROW_BYTES = SIDE * SIDE * 3
 """A frame as the graph takes it."""
 LEFT_BYTES = 8 * ROW_BYTES
-"""Each frame is decoded into fresh memory, and put together with the others in more: two take about four rows, and eight
+"""Each frame is decoded into fresh memory, and put together with the others in more: two take about four rows, eight
 take sixteen.
 """
 TOML = """

@@ -11,7 +11,6 @@ import cv2
 cv2.setNumThreads(1)  # the lane's cores are the session's
 
 
-
 def raise_for_memory(error: cv2.error) -> None:
     """Raises MemoryError where OpenCV could not have the memory that it asked for."""
     if error.code == cv2.Error.StsNoMem:
