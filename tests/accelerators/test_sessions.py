@@ -53,6 +53,34 @@ def test_what_is_bound_is_read_anew_in_every_run(tmp_path: Path, lane: str) -> N
     assert outputs["total_next"].tolist() == outputs["y"].tolist()
 
 
+def test_what_a_kernel_takes_from_the_host_is_read_anew_in_every_run(tmp_path: Path, lane: str) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["h"]), helper.make_node("Slice", ["h", "starts", "ends"], ["y"])]
+    bounds = [graphs.value(name, [2], graphs.INT64) for name in ("starts", "ends")]
+    made = session(
+        tmp_path, graphs.model(nodes, [graphs.value("x", [2, 4]), *bounds], [graphs.value("y", ["a", "b"])]), lane
+    )
+    assert made.host_inputs == {"webgpu": {"starts", "ends"}, "openvino": {"x", "starts", "ends"}}[of_lane(lane).kind]
+    inputs = {"x": np.zeros((2, 4), np.float32), "starts": np.zeros(2, np.int64), "ends": np.ones(2, np.int64)}
+    binding = made.bind(1, inputs, {"y": None})
+    for step in range(3):
+        inputs["x"][:] = np.arange(8).reshape(2, 4) + step
+        inputs["starts"][:] = [0, step]
+        inputs["ends"][:] = [1 + step % 2, 4]
+        assert binding.run()["y"].tolist() == inputs["x"][: 1 + step % 2, step:].tolist()
+
+
+def test_inputs_that_a_kernel_takes_from_the_host_follow_their_frames(tmp_path: Path, lane: str) -> None:
+    names = ["x", "low", "high"]
+    inputs = [graphs.value("x", [4]), graphs.value("low", []), graphs.value("high", [])]
+    proto = graphs.model([helper.make_node("Clip", names, ["y"])], inputs, [graphs.value("y", [4])])
+    graphs.save(tmp_path, "m", proto, "batched = false\nconstants.high = 3.5\n")
+    with Worker(version_of(tmp_path, "m")) as worker:
+        for turn in range(4):
+            x, low = np.float32([1, 2, 3, 4]) - turn, np.array(turn / 2, np.float32)
+            (outcome,) = worker.run([[x, low]], slot=turn % 2)
+            assert outcome.outputs["y"].tolist() == np.clip(x, low, 3.5).tolist()
+
+
 def test_batches_lie_in_the_memory_of_the_device_if_it_has_any(tmp_path: Path, lane: str) -> None:
     made = session(tmp_path, graphs.summing(), lane)
     infos = [*made._session.get_input_memory_infos(), *made._session.get_output_memory_infos()]

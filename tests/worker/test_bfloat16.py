@@ -15,7 +15,7 @@ from duly.worker.dtypes import BFLOAT16, as_numbers, of_type
 from tests import graphs
 from tests.worker.client import Array, LoadFailed, Worker, version_of
 
-pytestmark = pytest.mark.holds_on("cpu", "openvino", why="WebGPU's provider has no BF16")
+pytestmark = pytest.mark.holds_on("cpu", "cuda", "openvino", why="WebGPU's provider has no BF16")
 
 
 def halves(*numbers: float) -> Array:

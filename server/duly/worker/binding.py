@@ -34,12 +34,14 @@ class Binding:
         outputs: Mapping[str, Array | None],
         device: "Device | None",
         halves: Set[str] = frozenset(),
+        on_host: Set[str] = frozenset(),
         binds_anew: bool = False,
         placed: Placed | None = None,
     ) -> None:
-        """`halves`: the tensors of BF16, which lie in the host's memory on every device. `binds_anew`: whether inputs
-        are bound for each run, as binding is what copies them to the device. `placed`: the inputs that somebody else
-        copies there.
+        """`halves`: the tensors of BF16. `on_host`: the inputs that are bound where they lie in the host's memory on
+        every device. `binds_anew`: whether these are bound for each run: ONNX Runtime brings an input to the memory
+        that the graph takes it from when it is bound, and never when it is run. `placed`: the inputs that somebody else
+        copies to the device.
         """
         self._session = session
         self.stream: PriorityStream | None = None
@@ -62,18 +64,19 @@ class Binding:
         self.graph_id = graph_id if device is not None and device.graphs else NO_GRAPH
         self._options = run_options(self.graph_id)
         for name, array in inputs.items():
+            if device is None or name in on_host:
+                value = value_of(array)
+                if binds_anew:
+                    self._bound_anew.append((name, value))
+                self._binding.bind_ortvalue_input(name, value)
+                continue
             address = None if placed is None else placed.addresses.get(name)
-            if device is not None and address is not None:
+            if address is not None:
                 kind, index = device.kind, device.index
                 self._binding.bind_input(name, kind, index, array.dtype.type, list(array.shape), address)
                 continue
-            if device is None or name in halves:
-                value = value_of(array)
-            else:
-                value = device.value(size, name, array)
-                self._uploads.append((value, array))
-            if binds_anew:
-                self._bound_anew.append((name, value))
+            value = device.value(size, name, array)
+            self._uploads.append((value, array))
             self._binding.bind_ortvalue_input(name, value)
         for name, target in outputs.items():
             if target is None:

@@ -1,7 +1,7 @@
 """Makes a warm model out of a LOAD message, and what READY says about it."""
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -174,11 +174,11 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust, engines: Engi
         place = f"{toml} for {variant.file}" if several else toml
         opened.append(open_graph(session, config, name, place, room))
     plans = [graph.plan for graph in opened]
-    for plan, name in zip(plans, names, strict=True):
-        if config.cuda_graph and not (plan.fixed and plan.fixed_outputs and not plan.halves):
-            raise LoadError(f"{name}: cuda_graph needs inputs and outputs of fixed size, none of BF16; export it so")
-    notes = [f"{name}: {note}" for graph, name in zip(opened, names, strict=True) for note in graph.notes]
     sessions = [graph.session for graph in opened]
+    if config.cuda_graph:
+        for plan, session, name in zip(plans, sessions, names, strict=True):
+            _check_capture(plan, session.host_inputs, name)
+    notes = [f"{name}: {note}" for graph, name in zip(opened, names, strict=True) for note in graph.notes]
     signatures = [plan.signature() for plan in plans]
     for name, signature in zip(names[1:], signatures[1:], strict=True):
         _check_alike(name, signature, names[0], signatures[0])
@@ -205,7 +205,7 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust, engines: Engi
         fixed = [*(region.inputs if needs.inputs_fixed else []), *(region.outputs if needs.outputs_fixed else [])]
         if not pin(fixed, device):
             notes.append(NOT_PINNED_NOTE)
-    copies = None if device is None else _input_copies(plans, sessions[0], region, device)
+    copies = None if device is None else _input_copies(plans, sessions, region, device)
     models = [
         Model(plan, graph.rows, region, FiniteChecks(config, plan), copies)
         for plan, graph in zip(plans, opened, strict=True)
@@ -258,19 +258,34 @@ def _load(body: dict[str, Any], files: VersionFiles, trust: Trust, engines: Engi
     return Loaded(models, region, samples, ready, copies)
 
 
-def _input_copies(plans: Sequence[Plan], session: OrtSession, region: Region, device: int) -> InputCopies | None:
-    """Makes room on the device for the inputs that all variants take as they lie in the region. None: there is none
-    such, or no runtime of CUDA.
+def _check_capture(plan: Plan, host_inputs: Set[str], name: str) -> None:
+    """Raises LoadError where a graph that is captured once could not be replayed for other frames."""
+    if not (plan.fixed and plan.fixed_outputs and not plan.halves):
+        raise LoadError(f"{name}: cuda_graph needs inputs and outputs of fixed size, none of BF16; export it so")
+    if taken := host_inputs - plan.constants.keys():
+        raise LoadError(
+            f"{name}: cuda_graph: the graph takes {', '.join(map(repr, sorted(taken)))} from the host's memory, and a "
+            "captured graph would keep what lay there first; give it in [constants], or leave cuda_graph out"
+        )
+
+
+def _input_copies(
+    plans: Sequence[Plan], sessions: Sequence[OrtSession], region: Region, device: int
+) -> InputCopies | None:
+    """Makes room on the device for the inputs that all variants take from there, and as they lie in the region. None:
+    there is none such, or no runtime of CUDA.
     """
     if any(plan.apart or not plan.fixed for plan in plans):
         return None
     best = plans[0]
     bases, _ = layout([planned.reader.spec.bytes_max for planned in best.inputs], best.batch_sizes[-1])
-    as_is = [
-        position
-        for position, planned in enumerate(best.inputs)
-        if planned.reader.dtype != BFLOAT16 and all(plan.inputs[position].reader.as_is for plan in plans)
-    ]
+    as_is = []
+    for position, planned in enumerate(best.inputs):
+        of_variants = [(plan.inputs[position], session) for plan, session in zip(plans, sessions, strict=True)]
+        if planned.reader.dtype != BFLOAT16 and all(
+            each.reader.as_is and each.tensor not in session.host_inputs for each, session in of_variants
+        ):
+            as_is.append(position)
     try:
         stream = copy_stream(device) if as_is else None
         if stream is None:
@@ -280,7 +295,7 @@ def _input_copies(plans: Sequence[Plan], session: OrtSession, region: Region, de
             readers = {position: best.inputs[position].reader for position in as_is}
             shapes = {position: (best.batch_sizes[-1], *reader.row_shape) for position, reader in readers.items()}
             slots.append({p: view(area, bases[p], shapes[p], reader.dtype) for p, reader in readers.items()})
-        return InputCopies(slots, session.make_room, stream)
+        return InputCopies(slots, sessions[0].make_room, stream)
     except RunError as error:
         raise LoadError(f"inputs cannot be copied to the device: {error}") from error
 

@@ -17,7 +17,7 @@ from duly.worker.ort_errors import full_reason, load_reason, run_reason
 from duly.worker.ort_import import LOG_ERRORS, onnxruntime
 from duly.worker.ort_installed import check_installed
 from duly.worker.plugins import chosen, plugin_of
-from duly.worker.providers import ASK_THE_DOCTOR, Node, ProviderError, check_available, check_used, wanted
+from duly.worker.providers import ASK_THE_DOCTOR, Node, ProviderError, check_available, check_used, on_host, wanted
 from duly.worker.stream_priority import PriorityStream, priority_stream
 from duly.worker.version_files import GraphFile
 
@@ -51,6 +51,8 @@ class OpenSession:
     providers: tuple[str, ...]
     """Those that truly run it."""
     operators: frozenset[str]
+    host_inputs: frozenset[str]
+    """The graph's inputs that it takes from the host's memory, whatever runs it."""
     stream: PriorityStream | None
     """What it runs on, where that is none of ONNX Runtime's own."""
 
@@ -96,7 +98,8 @@ def open_session(
         engines = engines or Engines(NoLink(), lane, onnxruntime.__version__)
         session = engines.open(asked, file, table, config, opened)
         assigned = _assigned(session)
-        providers = check_used(asked, session.get_providers(), assigned, _memories(session))
+        taken_from, given_to = _memories(session)
+        providers = check_used(asked, session.get_providers(), assigned, {*taken_from.values(), *given_to})
         operators = frozenset(node.op_type for nodes in assigned.values() for node in nodes)
     except ProviderError as error:
         raise LoadError(f"{toml if config.providers else name}: {_asker(config, lane)}: {error}") from error
@@ -109,7 +112,7 @@ def open_session(
         provider = "" if asked[0].name == CPU else f"{_asker(config, lane)}: {asked[0].name}: "
         hint = ASK_THE_DOCTOR if _NO_DEVICE in str(error) else ""
         raise LoadError(f"{name}: {load_reason(str(error), file.path, provider)}{hint}") from error
-    return OpenSession(session, tuple(asked), providers, operators, stream)
+    return OpenSession(session, tuple(asked), providers, operators, on_host(taken_from), stream)
 
 
 def _asker(config: ModelConfig, lane: str) -> str:
@@ -220,6 +223,7 @@ def _assigned(session: Any) -> dict[str, list[Node]]:
     return assigned
 
 
-def _memories(session: Any) -> set[str]:
-    """What ONNX Runtime calls the memories that inputs are taken from and outputs are given to."""
-    return {info.name for info in (*session.get_input_memory_infos(), *session.get_output_memory_infos())}
+def _memories(session: Any) -> tuple[dict[str, str], set[str]]:
+    """What ONNX Runtime calls the memory that each input is taken from, and those that outputs are given to."""
+    named = zip(session.get_inputs(), session.get_input_memory_infos(), strict=True)
+    return {each.name: info.name for each, info in named}, {info.name for info in session.get_output_memory_infos()}

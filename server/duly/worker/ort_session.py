@@ -49,7 +49,10 @@ class OrtSession:
         self._stream = opened.stream
         self.providers, self.operators = opened.providers, opened.operators
         self.graph = Graph(_tensors(self._session.get_inputs()), _tensors(self._session.get_outputs()))
+        self.host_inputs = opened.host_inputs
+        """The inputs that the graph takes from the host's memory, whatever its device."""
         self._halves = halves_of(self.graph.inputs) | halves_of(self.graph.outputs)
+        self._on_host = self._halves | self.host_inputs
         self._run_options = run_options(NO_GRAPH)
         self._device: Device | None = None
         first, rows = opened.asked[0], [of_provider(provider.name) for provider in opened.asked]
@@ -57,7 +60,7 @@ class OrtSession:
             self._device = Device(row.memory, int(first.options.get(row.device_option, 0)), config.cuda_graph)
         self.by_shape = next((each.provider for each in rows if each is not None and each.by_shape), "")
         """The provider that compiles for shapes, so that only sizes that were warmed may run; empty: none does."""
-        self._binds_anew = self._device is None and not all(each is not None and each.reads_host for each in rows)
+        self._binds_anew = not all(each is not None and each.reads_host for each in rows)
 
     @property
     def device(self) -> int | None:
@@ -77,7 +80,8 @@ class OrtSession:
         """Binds a batch of `size` frames to host arrays that stay where they are. An output of None has any shape.
         `placed`: the inputs that will be on the device when the batch runs.
         """
-        bound = Binding(self._session, size, inputs, outputs, self._device, self._halves, self._binds_anew, placed)
+        device, halves, on_host = self._device, self._halves, self._on_host
+        bound = Binding(self._session, size, inputs, outputs, device, halves, on_host, self._binds_anew, placed)
         bound.stream = self._stream
         return bound
 

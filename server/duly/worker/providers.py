@@ -164,6 +164,13 @@ def check_used(
     return tuple(used + [name for name in assigned if name in runs and name not in used])
 
 
+def on_host(memories: Mapping[str, str]) -> frozenset[str]:
+    """Returns the names of the tensors that lie in memory of the host. `memories`: what ONNX Runtime calls the memory
+    of each.
+    """
+    return frozenset(name for name, memory in memories.items() if memory in _HOST_MEMORIES)
+
+
 def warm_after_ns(used: Sequence[str]) -> int:
     """Returns how long the lane may be idle before it is warmed again; 0: for ever, as it has no clocks that fall."""
     idles = {each.provider for each in ACCELERATORS if each.idles}
