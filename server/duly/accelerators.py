@@ -19,7 +19,8 @@ QNN = "QNNExecutionProvider"
 VITIS_AI = "VitisAIExecutionProvider"
 
 FOLDER, FILE, NATIVE = "{folder}", "{file}", "{native}"
-"""What stands in options of providers for what is known at load."""
+"""What stands in options of providers for what is known at load. What switches something on is True and never 1, which
+ONNX Runtime refuses of TensorRT."""
 
 _FURTHER = "[2-9]"
 """What numbers the second to the ninth lane on one device; of processors there are more by their own numbers."""
@@ -75,7 +76,7 @@ class Accelerator(NamedTuple):
     frames are refused."""
     int8_options: tuple[tuple[str, str], ...] = ()
     """The options that have it run with 8 bits in the ranges of a table, where FILE stands for the table's path, and
-    NATIVE for 1 where it is one of TensorRT's own; none: it takes no table."""
+    NATIVE for whether it is one of TensorRT's own, True or False; none: it takes no table."""
     idles: bool = False
     """Whether clocks fall where nothing runs, so that the first batches after that would be late."""
     seen_by: str = ""
@@ -97,9 +98,9 @@ ACCELERATORS: tuple[Accelerator, ...] = (
         needs="what CUDA needs, and TensorRT 10: pip install 'tensorrt-cu13-libs<11'",
         device_option="device_id", memory="cuda",
         memory_option="trt_max_workspace_size", idles=True, seen_by="nvidia-smi -L",
-        cache_options=(("trt_engine_cache_enable", "1"), ("trt_engine_cache_path", FOLDER)),
+        cache_options=(("trt_engine_cache_enable", "True"), ("trt_engine_cache_path", FOLDER)),
         shape_options="trt_profile", by_shape=True,
-        int8_options=(("trt_int8_enable", "1"), ("trt_int8_calibration_table_name", FILE),
+        int8_options=(("trt_int8_enable", "True"), ("trt_int8_calibration_table_name", FILE),
                       ("trt_int8_use_native_calibration_table", NATIVE)),
     ),
     Accelerator(
@@ -130,7 +131,7 @@ ACCELERATORS: tuple[Accelerator, ...] = (
         MIGRAPHX, "migraphx", "GPUs of AMD", wheel="onnxruntime-migraphx", needs="ROCm with MIGraphX",
         device_option="device_id", memory_option="migraphx_mem_limit", idles=True, seen_by="rocminfo",
         cache_options=(("migraphx_model_cache_dir", FOLDER),), by_shape=True,
-        int8_options=(("migraphx_int8_enable", "1"), ("migraphx_int8_calibration_table_name", FILE),
+        int8_options=(("migraphx_int8_enable", "True"), ("migraphx_int8_calibration_table_name", FILE),
                       ("migraphx_int8_use_native_calibration_table", NATIVE)),
     ),
     Accelerator(

@@ -17,7 +17,7 @@ from duly.worker.dtypes import Array
 from duly_load.graphs import GRAPHS
 
 SEED = 20240229
-PROVIDER_OPTIONS = {TENSORRT: {"trt_fp16_enable": "1"}}
+PROVIDER_OPTIONS = {TENSORRT: {"trt_fp16_enable": "True"}}
 """What is asked of a provider beside the device, of duly's worker and of ONNX Runtime alone alike."""
 
 

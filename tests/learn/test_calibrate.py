@@ -179,8 +179,8 @@ def test_the_provider_gets_the_table_as_its_options_want_it(repository: Path, pr
     assert calibrated(repository).exit_code == 0
     version = version_of(repository, "net")
     options = given_to(version, provider)
-    assert options[f"{prefix}_int8_enable"] == "1"
-    assert options[f"{prefix}_int8_use_native_calibration_table"] == "0"
+    assert options[f"{prefix}_int8_enable"] == "True"
+    assert options[f"{prefix}_int8_use_native_calibration_table"] == "False"
     path = Path(options[f"{prefix}_int8_calibration_table_name"])
     assert path.is_absolute()
     assert path.read_bytes() == (version.folder / "default-int8.calibration").read_bytes()

@@ -210,7 +210,7 @@ def test_an_engine_that_is_there_is_opened_and_nothing_is_compiled(tmp_path: Pat
     assert sessions.options[0] == {
         "device_id": "1",
         "trt_fp16_enable": True,
-        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_enable": "True",
         "trt_engine_cache_path": str(tmp_path),
         "trt_profile_min_shapes": "x:1x4",
         "trt_profile_opt_shapes": "x:8x4",

@@ -85,7 +85,7 @@ def with_table(
             "in providers, or have the graph itself quantised (duly models optimize --steps int8-static)"
         )
     path = _in_memory(table)
-    native = "1" if table.native else "0"
+    native = str(table.native)
     given = []
     for provider, row in zip(asked, rows, strict=True):
         own = dict(row.int8_options) if row is not None else {}

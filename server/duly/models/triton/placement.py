@@ -9,6 +9,16 @@ _GPU_PROVIDERS = {"tensorrt": TENSORRT, "cuda": CUDA}
 _CPU_PROVIDERS = {"openvino": OPENVINO}
 _TENSORRT_OPTIONS = {"max_workspace_size_bytes": "trt_max_workspace_size"}
 """Options that Triton calls otherwise than ONNX Runtime, whose own begin with trt_ and are taken as they are."""
+_SWITCHES = frozenset(
+    {
+        "trt_detailed_build_log", "trt_dump_ep_context_model", "trt_dump_subgraphs", "trt_engine_hw_compatible",
+        "trt_force_sequential_engine_build", "trt_force_timing_cache", "trt_int8_use_native_calibration_table",
+        "trt_layer_norm_fp32_fallback", "trt_load_user_initializer",
+    }
+)  # fmt: skip
+"""Options that are on or off, beside those that end in _enable. Triton takes 1 and 0 for it, which ONNX Runtime's
+Python refuses of TensorRT."""
+_ON_OFF = {"1": "True", "0": "False"}
 _PRECISIONS = {"FP32": "", "FP16": "trt_fp16_enable", "INT8": "trt_int8_enable"}
 _THREADS_MAX = 4096
 _LANES = "where a model runs, the server says for all (lanes)"
@@ -78,7 +88,8 @@ def _provider(written: Written, accelerator: Message, known: dict[str, str]) -> 
     for key, value in accelerator.maps.get("parameters", {}).items():
         assert isinstance(value, Value)
         if known[name] != TENSORRT or str(key).startswith("trt_"):
-            options[str(key)] = value.value
+            switches = known[name] == TENSORRT and (str(key).endswith("_enable") or key in _SWITCHES)
+            options[str(key)] = _ON_OFF.get(str(value.value), value.value) if switches else value.value
         elif key in _TENSORRT_OPTIONS:
             options[_TENSORRT_OPTIONS[str(key)]] = value.value
         elif key == "precision_mode":
@@ -86,7 +97,7 @@ def _provider(written: Written, accelerator: Message, known: dict[str, str]) -> 
                 text = f"{where}.parameters: precision_mode should be one of {', '.join(_PRECISIONS)}"
                 raise TextError(value.line, f"{text}, got {shown(str(value.value))}")
             if option := _PRECISIONS[str(value.value)]:
-                options[option] = "1"
+                options[option] = True
         else:
             written.note(value.line, f"{where}.parameters: {shown(str(key))} has no effect")
     return {"name": known[name]} | ({"options": options} if options else {})
