@@ -3,6 +3,7 @@
 // than CUDA promises shows as wrong data. MADE_UP_LOG names a file that gets a line for each copy. While the file that
 // MADE_UP_LOST names is there, copies fail as they do on a GPU whose context is lost. With MADE_UP_UNPINNED=1 no memory is
 // pinned. Streams with a priority are their priority, from 1 on, in units of 1024; the log has a line for each wait for one.
+// As CUDA does, it keeps the last error of each thread until that is asked for.
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -39,18 +40,31 @@ static void line(const char *what, size_t size) {
   fflush(log_file);
 }
 
-int cudaSetDevice(int device) { return device == 0 ? 0 : 101; }
+static __thread int last_error;
+
+static int result(int error) {
+  if (error) last_error = error;
+  return error;
+}
+
+int cudaGetLastError(void) {
+  int error = last_error;
+  last_error = 0;
+  return error;
+}
+
+int cudaSetDevice(int device) { return result(device == 0 ? 0 : 101); }
 
 int cudaHostRegister(void *address, size_t size, unsigned flags) {
   (void)address; (void)flags;
-  if (getenv("MADE_UP_UNPINNED")) return NOT_SUPPORTED;
+  if (getenv("MADE_UP_UNPINNED")) return result(NOT_SUPPORTED);
   line("pin", size);
   return 0;
 }
 
 int cudaStreamCreateWithFlags(void **stream, unsigned flags) {
   *stream = &copies;
-  return flags == 1 ? 0 : 1;
+  return result(flags == 1 ? 0 : 1);
 }
 
 int cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
@@ -61,25 +75,25 @@ int cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
 
 int cudaStreamCreateWithPriority(void **stream, unsigned flags, int priority) {
   *stream = (void *)(intptr_t)(PRIORITY_UNIT * (1 - priority));
-  return flags == 1 ? 0 : 1;
+  return result(flags == 1 ? 0 : 1);
 }
 
 int cudaMemcpyAsync(void *target, const void *source, size_t size, int kind, void *stream) {
-  if (stream != &copies || kind != 1) return 1;
-  if (lost()) return ILLEGAL_ADDRESS;
+  if (stream != &copies || kind != 1) return result(1);
+  if (lost()) return result(ILLEGAL_ADDRESS);
   pthread_mutex_lock(&lock);
   int full = waiting == COPIES_MAX;
   if (!full && getenv("MADE_UP_EARLY")) memcpy(target, source, size);
   else if (!full) copies[waiting++] = (struct copy){target, source, size};
   line("copy", size);
   pthread_mutex_unlock(&lock);
-  return full;
+  return result(full);
 }
 
 int cudaStreamSynchronize(void *stream) {
   int priority = (intptr_t)stream > 0 && (intptr_t)stream <= 6 * PRIORITY_UNIT;
-  if (stream != &copies && !priority) return 1;
-  if (lost()) return ILLEGAL_ADDRESS;
+  if (stream != &copies && !priority) return result(1);
+  if (lost()) return result(ILLEGAL_ADDRESS);
   if (priority) line("wait", (size_t)stream);
   pthread_mutex_lock(&lock);
   for (int nth = 0; nth < waiting; nth++) memcpy(copies[nth].target, copies[nth].source, copies[nth].size);

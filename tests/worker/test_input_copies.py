@@ -118,6 +118,30 @@ def test_a_lost_device_is_told_as_such(stream: CopyStream, tmp_path: Path) -> No
         rows.copies.bring(0, 1, (), 0)
 
 
+def last_error() -> int:
+    """What ONNX Runtime would find after the launch of a kernel."""
+    cuda = cuda_runtime.library()
+    assert cuda is not None
+    error: int = cuda.cudaGetLastError()
+    return error
+
+
+def test_errors_are_not_left_for_onnxruntime_to_find(
+    stream: CopyStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    area = np.zeros(4096, np.uint8)
+    assert cuda_runtime.pin([(area.ctypes.data, area.nbytes)], 0)
+    assert not cuda_runtime.pin([(area.ctypes.data, area.nbytes)], 7)
+    assert last_error() == 0
+    monkeypatch.setenv("MADE_UP_UNPINNED", "1")
+    assert not cuda_runtime.pin([(area.ctypes.data, area.nbytes)], 0)
+    assert last_error() == 0
+    (tmp_path / "lost").touch()
+    with pytest.raises(DeviceLost):
+        stream.wait()
+    assert last_error() == 0
+
+
 def test_each_slot_has_graphs_and_addresses_of_its_own(tmp_path: Path) -> None:
     graphs.save(tmp_path, "m", graphs.doubling())
     made = onnxruntime.InferenceSession(tmp_path / "m/1/model.onnx", providers=["CPUExecutionProvider"])

@@ -52,6 +52,9 @@ def test_it_is_waited_for(folder: Path) -> None:
 def test_what_cuda_refuses_is_an_error(folder: Path) -> None:
     with pytest.raises(RunError, match="CUDA failure 101"):
         priority_stream(3, "CRITICAL")
+    cuda = cuda_runtime.library()
+    assert cuda is not None
+    assert cuda.cudaGetLastError() == 0, "ONNX Runtime would take it for an error of its own"
 
 
 def test_without_cuda_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ _SIGNATURES: dict[str, Sequence[object]] = {
     "cudaStreamCreateWithPriority": (ctypes.POINTER(ctypes.c_void_p), ctypes.c_uint, ctypes.c_int),
     "cudaMemcpyAsync": (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p),
     "cudaStreamSynchronize": (ctypes.c_void_p,),
+    "cudaGetLastError": (),
 }
 
 
@@ -41,16 +42,26 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
+def forget_error(cuda: ctypes.CDLL) -> None:
+    """Has CUDA forget the error of a call that has failed in this thread. It keeps the last one until it is asked for,
+    and ONNX Runtime, which asks after launches of kernels, would take it for one of its own.
+    """
+    cuda.cudaGetLastError()
+
+
 def pin(places: Sequence[tuple[int, int]], device: int) -> bool:
     """Pins memory of this process, given as (address, bytes), for a GPU. Returns False where CUDA is missing or
     refuses.
     """
     cuda = library()
-    return (
-        cuda is not None
-        and cuda.cudaSetDevice(device) == 0
-        and all(cuda.cudaHostRegister(address, size_bytes, _PORTABLE) == 0 for address, size_bytes in places)
+    if cuda is None:
+        return False
+    pinned = cuda.cudaSetDevice(device) == 0 and all(
+        cuda.cudaHostRegister(address, size_bytes, _PORTABLE) == 0 for address, size_bytes in places
     )
+    if not pinned:
+        forget_error(cuda)
+    return pinned
 
 
 class CopyStream:
@@ -82,6 +93,7 @@ class CopyStream:
 
     def _check(self, result: int) -> None:
         if result:
+            forget_error(self._cuda)
             name = self._cuda.cudaGetErrorName(result) or b"unknown"
             text = f"CUDA failure {result}: {name.decode(errors='replace')}"
             raise run_error(text, text)

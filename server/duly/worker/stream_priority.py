@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from duly.accelerators import CUDA, TENSORRT
 from duly.models.spec import Provider
-from duly.worker.cuda_runtime import NON_BLOCKING, library
+from duly.worker.cuda_runtime import NON_BLOCKING, forget_error, library
 from duly.worker.device_errors import run_error
 
 _GIVEN = "user_compute_stream"
@@ -50,6 +50,7 @@ class PriorityStream:
 
     def _check(self, result: int) -> None:
         if result:
+            forget_error(self._cuda)
             text = f"CUDA failure {result}: a stream with a priority"
             raise run_error(text, text)
 
