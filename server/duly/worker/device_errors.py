@@ -22,6 +22,8 @@ _CUDA_STICKY = (
     710,  # cudaErrorAssert
     *range(714, 720),  # hardware stack error, illegal instruction, misaligned address, ..., cudaErrorLaunchFailure
     721,  # cudaErrorTensorMemoryLeak
+    806,  # cudaErrorMpsRpcFailure
+    810,  # cudaErrorMpsClientTerminated
     999,  # cudaErrorUnknown
 )
 _LOST = re.compile(

@@ -1,7 +1,7 @@
 """Puts ONNX Runtime's errors into plain words: one sentence without source lines, signatures or paths.
 
-Reasons reach clients, so they must not hold a path of the server. The patterns fit ONNX Runtime 1.24 to 1.32. Text that
-fits none of them is only stripped of what must not be there.
+Reasons reach clients, so they must hold neither a path of the server nor the machine's name. The patterns fit ONNX
+Runtime 1.24 to 1.32. Text that fits none of them is only stripped of what must not be there.
 """
 
 import re
@@ -27,6 +27,8 @@ _DIMENSIONS = re.compile(
     r"Got invalid dimensions for output: (\S+) for the following indices "
     r"index: (\d+) Got: (\d+) Expected: (\d+)( index: \d+ Got: \d+ Expected: \d+)* Please fix .*"
 )
+_WHERE = re.compile(r" ; (?:\w+=-?\d+ ; )?hostname=.*")
+"""What providers for GPUs end errors of the device with: its number, the machine's name, the source file, the call."""
 _FOLDERS = re.compile(r"(?<![\w./])/(?:[^\s/\"':]+/)+")
 
 _EXPORT = "export it with the operators of ONNX"
@@ -117,7 +119,7 @@ def load_reason(text: str, file: Path, provider: str = "") -> str:
 def run_reason(text: str) -> str:
     """Says what went wrong in a run."""
     plain = " ".join(text.split()) + " "
-    for pattern in (_CODE, _LOADING, _FALSE, _SOURCE, _SHORT_SOURCE, _OPENVINO):
+    for pattern in (_WHERE, _CODE, _LOADING, _FALSE, _SOURCE, _SHORT_SOURCE, _OPENVINO):
         plain = pattern.sub("", plain)
     plain = _NODE.sub(r"\1 node '\2': ", plain)
     plain = _OUTPUT.sub(r"output '\1' has shape \3; \2 was expected: one row for each frame of the batch", plain)
