@@ -116,7 +116,22 @@ def test_nodes_that_fell_to_the_cpu_are_named_unless_it_was_asked_for() -> None:
     assert check_used(providers(CUDA, CPU), [CUDA, CPU], assigned) == (CUDA, CPU)
 
 
-def test_every_accelerator_asked_for_must_run_something() -> None:
+def test_an_accelerator_behind_another_may_have_nothing_to_do_where_nothing_is_left() -> None:
+    both = providers(TENSORRT, CUDA)
+    whole = {TENSORRT: [Node("TRTKernel", "t")]}
+    shapes = whole | {CPU: [Node("Shape", "s"), Node("Gather", "g")]}
+    for assigned, used in ((whole, (TENSORRT,)), (shapes, (TENSORRT, CPU))):
+        assert check_used(both, [TENSORRT, CUDA, CPU], assigned) == used
+        assert check_used([*both, Provider(name=CPU)], [TENSORRT, CUDA, CPU], assigned) == used
+    parts = whole | {CUDA: [Node("Resize", "r")]}
+    assert check_used(both, [TENSORRT, CUDA, CPU], parts) == (TENSORRT, CUDA)
+    with pytest.raises(ProviderError, match=f"{TENSORRT} was asked for and runs no node"):
+        check_used(both, [TENSORRT, CUDA, CPU], {CUDA: [Node("Resize", "r")]})
+    with pytest.raises(ProviderError, match=f"{CUDA} was asked for and runs no node"):
+        check_used(providers(CPU, CUDA), [CPU, CUDA], {CPU: [Node("Resize", "r")]})
+
+
+def test_every_accelerator_asked_for_must_run_something_where_something_is_left() -> None:
     assigned = {TENSORRT: [Node("TRTKernel", "t")], CPU: [Node("Resize", "r")]}
     with pytest.raises(ProviderError, match=f"{CUDA} was asked for and runs no node"):
         check_used(providers(TENSORRT, CUDA, CPU), [TENSORRT, CUDA, CPU], assigned)
@@ -141,9 +156,12 @@ def test_nodes_that_are_not_named_show_in_the_memory_of_their_device() -> None:
 
 
 def test_of_two_that_are_not_named_neither_is_believed() -> None:
-    assigned = {TENSORRT: [Node("TRTKernel", "t")]}
-    with pytest.raises(ProviderError, match=f"{CUDA} was asked for and runs no node"):
+    assigned = {CUDA: [Node("Conv", "c")]}
+    with pytest.raises(ProviderError, match=f"{TENSORRT} was asked for and runs no node"):
         check_used(providers(TENSORRT, CUDA), [TENSORRT, CUDA, CPU], assigned, {"Cuda"})
+    shapes = {CPU: [Node("Shape", "s")]}
+    with pytest.raises(ProviderError, match=f"{TENSORRT} was asked for and runs no node"):
+        check_used(providers(TENSORRT, CUDA), [TENSORRT, CUDA, CPU], shapes, {"Cuda"})
 
 
 def test_provider_that_could_not_start() -> None:

@@ -120,7 +120,8 @@ def check_used(
     assigned: Mapping[str, Sequence[Node]],
     memories: Collection[str] = (),
 ) -> tuple[str, ...]:
-    """Returns the providers that run nodes, in order of preference.
+    """Returns the providers that run nodes, in order of preference. The first must, and each other one must unless
+    those before it leave nothing.
 
     A provider that wants pictures in the order NHWC (WebGPU's; CUDA's where prefer_nhwc is set) has its nodes assigned
     before ONNX Runtime begins to write them down, up to 1.32: of those it names only what the change of order adds,
@@ -134,7 +135,8 @@ def check_used(
             outputs.
 
     Raises:
-        ProviderError: a provider could not start or runs no node, or nodes fell to a CPU that nobody asked for.
+        ProviderError: a provider could not start or runs no node that it should, or nodes fell to a CPU that nobody
+            asked for.
     """
     names = [provider.name for provider in asked]
     for name in names:
@@ -150,7 +152,7 @@ def check_used(
     if len(devices) == 1 and any(memory not in _HOST_MEMORIES for memory in memories):
         runs |= devices
     for place, name in enumerate(names):
-        if name not in runs and (place == 0 or name != CPU):
+        if name not in runs and not (place and (name == CPU or _leave_nothing(names[:place], assigned))):
             others = "; ".join(f"{other} runs {_named(nodes)}" for other, nodes in assigned.items() if nodes)
             raise ProviderError(f"{name} was asked for and runs no node of the graph: {others}; take it out")
     if CPU not in names:
@@ -162,6 +164,12 @@ def check_used(
             )
     used = [name for name in names if name in runs]
     return tuple(used + [name for name in assigned if name in runs and name not in used])
+
+
+def _leave_nothing(names: Collection[str], assigned: Mapping[str, Sequence[Node]]) -> bool:
+    """Whether these providers run all of the graph, but for shapes. What stands behind the CPU would never run any."""
+    others = [node for name, nodes in assigned.items() if name not in names for node in nodes]
+    return CPU not in names and all(node.op_type in _SHAPE_OPS for node in others)
 
 
 def on_host(memories: Mapping[str, str]) -> frozenset[str]:
