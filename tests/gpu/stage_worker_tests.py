@@ -15,7 +15,12 @@ from tests.gpu.providers import check_provider
 from tests.gpu.requirements import CHECKOUT
 from tests.gpu.stages import Asked
 
-ON_THE_DEVICE = ("tests/accelerators/test_served.py", "tests/accelerators", "tests/worker/test_batches.py")
+ON_THE_DEVICE = (
+    "tests/accelerators/test_served.py",
+    "tests/accelerators",
+    "tests/worker/test_batches.py",
+    "tests/worker/test_bfloat16.py",
+)
 """Whole servers first, as they say most; then a worker without a server."""
 WITH_TENSORRT = "tests/accelerators/test_tensorrt.py"
 REHEARSED = ("tests/worker/test_batches.py",)
