@@ -330,6 +330,17 @@ def doubling_halves(dims: Dims = ("N", 4)) -> onnx.ModelProto:
     return model(nodes, [value("x", dims, BF16)], [value("y", dims, BF16)])
 
 
+def sum_in_halves() -> onnx.ModelProto:
+    """y = the sum of all x [N, 2] so far, which the state s_next -> s keeps as BF16."""
+    nodes = [
+        helper.make_node("Cast", ["s"], ["wide"], to=FP32),
+        helper.make_node("Add", ["x", "wide"], ["y"]),
+        helper.make_node("Cast", ["y"], ["s_next"], to=BF16),
+    ]
+    inputs = [value("x", ["N", 2]), value("s", ["N", 2], BF16)]
+    return model(nodes, inputs, [value("y", ["N", 2]), value("s_next", ["N", 2], BF16)])
+
+
 def sorting_reviews() -> onnx.ModelProto:
     """label[N] and scores[N,2] of text[N]: lower case, words, their counts, and a linear classifier of them.
 

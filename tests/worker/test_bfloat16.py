@@ -100,17 +100,7 @@ def test_outputs_that_overflow_fail_where_they_must_be_finite(tmp_path: Path) ->
 
 
 def test_bf16_among_other_types_and_as_a_state(tmp_path: Path) -> None:
-    nodes = [
-        helper.make_node("Cast", ["s"], ["wide"], to=graphs.FP32),
-        helper.make_node("Add", ["x", "wide"], ["y"]),
-        helper.make_node("Cast", ["y"], ["s_next"], to=graphs.BF16),
-    ]
-    proto = graphs.model(
-        nodes,
-        [graphs.value("x", ["N", 2]), graphs.value("s", ["N", 2], graphs.BF16)],
-        [graphs.value("y", ["N", 2]), graphs.value("s_next", ["N", 2], graphs.BF16)],
-    )
-    graphs.save(tmp_path, "m", proto, toml='state = [{ output = "s_next", input = "s" }]\n')
+    graphs.save(tmp_path, "m", graphs.sum_in_halves(), toml='state = [{ output = "s_next", input = "s" }]\n')
     with worker(tmp_path) as running:
         assert [spec.datatype for spec in running.signature.states] == ["BF16"]
         for total in (1, 2, 3):

@@ -98,17 +98,7 @@ def test_bf16_follows_its_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("host", ["", "s", "x,s"], ids=lambda names: names or "none")
 def test_states_of_bf16_follow_their_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
-    nodes = [
-        helper.make_node("Cast", ["s"], ["wide"], to=graphs.FP32),
-        helper.make_node("Add", ["x", "wide"], ["y"]),
-        helper.make_node("Cast", ["y"], ["s_next"], to=graphs.BF16),
-    ]
-    proto = graphs.model(
-        nodes,
-        [graphs.value("x", ["N", 2]), graphs.value("s", ["N", 2], graphs.BF16)],
-        [graphs.value("y", ["N", 2]), graphs.value("s_next", ["N", 2], graphs.BF16)],
-    )
-    graphs.save(tmp_path, "m", proto, toml='state = [{ output = "s_next", input = "s" }]\n')
+    graphs.save(tmp_path, "m", graphs.sum_in_halves(), toml='state = [{ output = "s_next", input = "s" }]\n')
     with worker(tmp_path, monkeypatch, host) as running:
         for total in range(1, 5):
             outcomes = running.run([[np.float32([1, 2])], [np.float32([0, 1])]], streams=[7, 8], slot=total % 2)
