@@ -38,19 +38,23 @@ async def test_a_loop_that_is_not_watched_is_never_late() -> None:
 
 async def test_a_frame_that_waited_is_received_before_and_due_before() -> None:
     bench = Bench()
-    stream, lag = bench.open(default_budget_ns=50 * MS), bench.host.lag
+    stream, other, lag = bench.open(default_budget_ns=50 * MS), bench.open(default_budget_ns=50 * MS), bench.host.lag
     lag.start()
     due_ns = bench.clock.now_ns + BEAT_NS
     bench.clock.now_ns += BEAT_NS + LATE_NS
-    punctual = stream.take(1, 0, 0, False, 10**18)
+    punctual = other.take(1, 0, 0, False, 10**18)
     bench.clock.now_ns += 30 * MS
-    waited = stream.take(2, 0, 0, False, 10**18)
+    waited = stream.take(1, 0, 0, False, 10**18)
+    next_one = other.take(2, 0, 0, False, 10**18)
     lag.stop()
     assert punctual is not None
     assert waited is not None
+    assert next_one is not None
     assert (punctual.received_ns, punctual.received_unix_ns) == (due_ns + LATE_NS, 10**18)
     assert (waited.received_ns, waited.frame.deadline_ns) == (due_ns, due_ns + 50 * MS)
     assert waited.received_unix_ns == 10**18 - LATE_NS - 30 * MS
+    assert next_one.received_ns == punctual.received_ns, "no frame came before the one before it of its stream"
+    assert next_one.received_unix_ns == 10**18 - 30 * MS
 
 
 async def test_related_clocks_know_better_than_that() -> None:

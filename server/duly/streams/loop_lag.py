@@ -4,7 +4,8 @@ A frame is read when the loop gets to it. Where something held the loop up, such
 the frame may have lain in the socket for as long as that. When exactly it came nobody knows; it counts as received when
 the loop was to wake next and did not, because a result must not be called in time that was not. So what a client is
 told of the receipt is later than the truth by at most BEAT_NS and LATE_NS, and earlier by at most the time for which
-the loop was held up. Where the clocks are related, it is never told to be before the capture.
+the loop was held up. Where the clocks are related, it is never told to be before the capture, and no frame before the
+one before it of its stream: frames of a stream would be due in another order than they came in.
 
 Waking costs a sleeping processor more than looking. Where no frame has come for a while, it wakes less often, and the
 first frame that then comes may be told to have come later than it did by up to 1.5 QUIET_BEAT_NS and LATE_NS.

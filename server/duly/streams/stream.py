@@ -161,6 +161,8 @@ class Stream:
         """How many outcomes the transport is being given."""
         self.heard_ns = self.opened_ns = host.driver.clock()
         """When the last frame or ping came."""
+        self._received_ns = self.opened_ns
+        """When the newest frame counts as received."""
         self._unanswered = 0
         self._ending = False
         self.over = False
@@ -259,6 +261,8 @@ class Stream:
         now_ns = driver.clock()
         self.heard_ns = now_ns
         lag_ns = self._lag.held_up_ns(now_ns) if now_ns > self._lag.suspect_ns else 0
+        if lag_ns:  # but it came after the frame before it
+            lag_ns = min(lag_ns, now_ns - self._received_ns)
         budget_ns = budget_ns or terms.budget_ns
         age_ns = uncertainty_ns = 0
         if self.clock is not None and captured_unix_ns:
@@ -273,6 +277,7 @@ class Stream:
         if lag_ns:
             now_ns -= lag_ns
             received_unix_ns -= lag_ns
+        self._received_ns = now_ns
         limit_ns = self._stream_limits.budget_ns_max
         possible = 0 < budget_ns <= limit_ns
         deadline_ns = now_ns - age_ns + budget_ns if possible else now_ns  # what is written must fit the wire
