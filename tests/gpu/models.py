@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 
 from duly.accelerators import CPU, TENSORRT, of_lane
 from duly.worker.dtypes import Array
+from duly_learn.graphs.constants import forget_unread
 from duly_load.graphs import GRAPHS
 
 SEED = 20240229
@@ -66,10 +67,7 @@ def with_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         model.graph.initializer.append(numpy_helper.from_array(weight, node.output[0]))
     del model.graph.node[:]
     model.graph.node.extend(kept)
-    used = {name for node in kept for name in node.input}
-    weights = [each for each in model.graph.initializer if each.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(weights)
+    forget_unread(model)
     return model
 
 

@@ -104,3 +104,14 @@ def word(node: onnx.NodeProto, name: str, default: str) -> str:
 def called(node: onnx.NodeProto) -> str:
     """What a node is called where something is said of it: its operator and its name, or that of its first output."""
     return f"{node.op_type} '{node.name or (node.output[0] if node.output else '')}'"
+
+
+def forget_unread(model: onnx.ModelProto) -> None:
+    """Removes initializers that shapes were copied from, where nothing reads them now."""
+    graph = model.graph
+    if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
+        return
+    read = {name for node in graph.node for name in node.input} | {each.name for each in graph.output}
+    kept = [each for each in graph.initializer if each.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

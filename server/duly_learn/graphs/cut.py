@@ -5,7 +5,7 @@ from collections.abc import Collection
 import numpy as np
 import onnx
 
-from duly_learn.graphs.constants import arrays_of, set_array
+from duly_learn.graphs.constants import arrays_of, forget_unread, set_array
 from duly_learn.graphs.followed import Atoms, Channels
 
 
@@ -43,21 +43,10 @@ def cut(model: onnx.ModelProto, channels: Channels, removed: Collection[int]) ->
             node.input[1] = own
         else:
             next(each for each in node.attribute if each.name == "group").i = number
-    _forget_unread(copy)
+    forget_unread(copy)
     return copy
 
 
 def staying(channels: Channels, removed: Collection[int], atoms: Atoms) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Which of `atoms` are not of a class that is removed."""
     return ~np.isin(channels.roots[atoms], np.fromiter(removed, np.int64, len(removed)))
-
-
-def _forget_unread(model: onnx.ModelProto) -> None:
-    """Removes initializers that shapes were copied from, where nothing reads them now."""
-    graph = model.graph
-    if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
-        return
-    read = {name for node in graph.node for name in node.input} | {each.name for each in graph.output}
-    kept = [each for each in graph.initializer if each.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)

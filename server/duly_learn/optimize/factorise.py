@@ -15,7 +15,7 @@ import onnx
 from onnx import helper
 
 from duly_learn.graphs.channels import follow
-from duly_learn.graphs.constants import arrays_of, integer, set_array, with_biases, with_initializers
+from duly_learn.graphs.constants import arrays_of, forget_unread, integer, set_array, with_biases, with_initializers
 from duly_learn.graphs.followed import Layer
 from duly_learn.graphs.part import Feeds, Part, part_behind
 from duly_learn.graphs.work import work_of, work_of_pairs
@@ -210,10 +210,7 @@ def _split(
         nodes += [_point(layer.tensor, _read(layer)), middle, _point(_code(layer), layer.output)]
     del thinner.graph.node[:]
     thinner.graph.node.extend(nodes)
-    read = {each for node in nodes for each in node.input}
-    kept = [each for each in thinner.graph.initializer if each.name in read]
-    del thinner.graph.initializer[:]
-    thinner.graph.initializer.extend(kept)
+    forget_unread(thinner)
     return thinner
 
 
