@@ -273,7 +273,8 @@ class Witness:
         extra_ns = sum(accounts.extra_ns[frame.seq] for frame in frames)
         assert batch.planned_ns == plan_ns[len(frames)] + extra_ns, f"{told}: not the published plan"
         in_time = all(now_ns + batch.planned_ns <= frame.deadline_ns for frame in frames)
-        tried = not in_time and (worker.spoilt or now_ns - worker.last_run_ns > PROBE_AFTER_NS)
+        guess = any(frame.untried for frame in frames)
+        tried = not in_time and (guess or worker.spoilt or now_ns - worker.last_run_ns > PROBE_AFTER_NS)
         probe = tried and not extra_ns  # a large frame says nothing about the plan of usual ones
         usually_ns = now_ns + accounts.profile((batch.model, rank), batch.lane).usual_one_ns + extra_ns
         worth_a_try = len(frames) == 1 and (usually_ns if not tried else now_ns + 1) <= frames[0].deadline_ns
@@ -281,6 +282,7 @@ class Witness:
         blocks = extra_ns and accounts.would_block(now_ns, most_critical, batch.planned_ns, large=True)
         assert not blocks, f"{told}: takes {batch.planned_ns}, which more critical streams have no room for"
         self.seen["large"] += extra_ns > 0
+        self.seen["guesses tried"] += guess and not in_time
         assert in_time or worth_a_try, f"{told}: planned to be late"
         cap_ns = accounts.cap_ns(accounts.stream_class(frames[0]), BLOCKING_NS, SINGLES)
         assert len(frames) == 1 or batch.planned_ns <= cap_ns, f"{told}: longer than {cap_ns}"

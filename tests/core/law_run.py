@@ -445,7 +445,17 @@ class Host:
         frame_id = self.frames[stream_id]
         captured_ns = self._captured_ns(stream_id) if stream_id in self.members else 0
         return Frame(
-            self.seq, stream_id, frame_id, model, deadline_ns, must_run, alone, extra_ns, apart_ns, captured_ns
+            self.seq,
+            stream_id,
+            frame_id,
+            model,
+            deadline_ns,
+            must_run,
+            alone,
+            extra_ns,
+            apart_ns,
+            captured_ns,
+            extra_ns > 0 and self.seq % 4 == 0,
         )
 
     def _captured_ns(self, stream_id: int) -> int:

@@ -16,7 +16,7 @@ from duly.core.events import (
     StreamOpened,
 )
 from duly.core.scheduler import Scheduler
-from duly.core.types import BacklogPolicy, Frame, OutcomeStatus, StreamClass, StreamTerms
+from duly.core.types import BacklogPolicy, Frame, OutcomeStatus, StreamClass, StreamTerms, larger
 
 MS = 1_000_000
 ONE_MS = 5
@@ -52,12 +52,13 @@ class Lane:
         terms = StreamTerms(stream_class, BacklogPolicy.ALL, 0, budget_ns, 64, model=model, period_ns=period_ms * MS)
         self.step(StreamOpened(stream_id, terms))
 
-    def frames(self, stream_id: int, model: str, budget_ms: int, *extras_ms: int) -> list[int]:
+    def frames(self, stream_id: int, model: str, budget_ms: int, *extras_ms: int, untried: bool = False) -> list[int]:
         frames = []
         for extra_ms in extras_ms:
             self._seq += 1
             deadline_ns = self.now_ns + budget_ms * MS
-            frames.append(Frame(self._seq, stream_id, self._seq, model, deadline_ns, extra_ns=extra_ms * MS))
+            frame = Frame(self._seq, stream_id, self._seq, model, deadline_ns)
+            frames.append(larger(frame, extra_ms * MS, untried=untried))
         self.step(FramesArrived(frames))
         return [frame.seq for frame in frames]
 
@@ -100,6 +101,31 @@ def test_a_large_frame_that_can_t_be_in_time_never_runs() -> None:
     lane.open(2, StreamClass.STANDARD, "camera/1")
     lane.frames(2, "camera/1", 1000, 0)
     (seq,) = lane.frames(2, "camera/1", 100, 120)
+    assert lane.outcomes[seq].status is OutcomeStatus.EXPIRED
+    assert len(lane.batches) == 1
+
+
+def test_a_guess_does_not_keep_a_size_from_ever_running() -> None:
+    lane = Lane()
+    lane.open(1, StreamClass.STANDARD, "control/1")
+    lane.open(2, StreamClass.STANDARD, "camera/1")
+    lane.frames(2, "camera/1", 1000, 0)
+    (behind,) = lane.frames(2, "camera/1", 100, 120, untried=True)
+    assert lane.outcomes[behind].status is OutcomeStatus.EXPIRED  # the lane has something else to do
+    lane.until(ONE_MS + 1)
+    (tried,) = lane.frames(2, "camera/1", 100, 120, untried=True)
+    assert [frame.seq for frame in lane.batches[1].frames] == [tried]
+    (behind,) = lane.frames(2, "camera/1", 100, 120, untried=True)
+    assert lane.outcomes[behind].status is OutcomeStatus.EXPIRED
+
+
+def test_a_guess_is_not_tried_where_more_critical_streams_leave_no_such_gap() -> None:
+    lane = Lane()
+    lane.open(1, StreamClass.CRITICAL, "control/1", period_ms=50)
+    lane.open(2, StreamClass.STANDARD, "camera/1")
+    lane.frames(1, "control/1", 50, 0)
+    lane.until(ONE_MS + 1)
+    (seq,) = lane.frames(2, "camera/1", 100, 120, untried=True)
     assert lane.outcomes[seq].status is OutcomeStatus.EXPIRED
     assert len(lane.batches) == 1
 

@@ -30,6 +30,7 @@ RARE = (
     "SLOW_DOWN",
     "SPEED_UP",
     "large",
+    "guesses tried",
     "read apart",
     "demoted",
     "told of its period",

@@ -366,7 +366,10 @@ async def test_texts_that_are_not_as_long_as_they_say_are_told(tmp_path: Path) -
         asked.inputs[0].shape[:] = [1, 2]
         for texts in ([b"a"], [b"a"] * 3, [b"a"] * 5000):
             asked.inputs[0].contents.bytes_contents[:] = texts
-            assert (await refused(infer(channel, asked))).code() is grpc.StatusCode.INVALID_ARGUMENT
+            error = await refused(infer(channel, asked))
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+            told = f"input 'x': {len(texts)} elements in bytes_contents, BYTES[1, 2] takes 2"
+            assert str(error.details()).endswith(told)
         asked.inputs[0].contents.bytes_contents[:] = [b"a", b"bc"]
         assert await infer(channel, asked)
 

@@ -40,6 +40,14 @@ def test_graphs_of_open_size_are_planned_by_the_square_until_they_have_run() -> 
     assert costs.beyond_ns(9000) <= 22 * MS  # a larger one took no longer
 
 
+def test_a_size_is_a_guess_until_it_has_run() -> None:
+    costs = SizeCosts([(100, MS), (1000, 3 * MS)], 2.0, 1.0)
+    assert [costs.is_guess(size) for size in (10, 100, 300, 1000, 10_000)] == [False, False, True, False, True]
+    costs.observe(10_000, 20 * MS)
+    assert not costs.is_guess(10_000)
+    assert costs.is_guess(20_000)
+
+
 def test_one_disturbed_run_is_forgotten() -> None:
     costs = SizeCosts([(1000, MS)], 1.0, 3.0)
     for _ in range(RUNS_MAX):

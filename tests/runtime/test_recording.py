@@ -82,7 +82,7 @@ EVENTS: list[Event] = [
     FramesArrived(
         [
             Frame(1, 1, 2**63, "m/1", 50, True),
-            Frame(2, 1, 2, "m/1", -60, alone=True, extra_ns=9, apart_ns=8, captured_ns=-5),
+            Frame(2, 1, 2, "m/1", -60, alone=True, extra_ns=9, apart_ns=8, captured_ns=-5, untried=True),
         ]
     ),
     BatchFinished(1),

@@ -452,7 +452,8 @@ class Scheduler:
 
     def _probe_lane(self, now_ns: int, queued: QueuedFrame, variant: VariantState) -> str | None:
         """Returns a lane that has nothing else to do and may run the frame against its plan: one that has not run the
-        variant for long, or that usually is quick enough for the frame. None: there is no such lane.
+        variant for long, or that usually is quick enough for the frame, or any if the plan is a guess from the sizes of
+        other frames. None: there is no such lane.
         """
         frame = queued.frame
         left_ns = frame.deadline_ns - now_ns
@@ -464,7 +465,7 @@ class Scheduler:
                 return None
         for lane in variant.profiles:
             usual_ns = variant.profiles[lane].usual_one_ns + queued.extra_ns
-            due = left_ns >= usual_ns or (left_ns > 0 and now_ns > variant.probe_ns[lane])
+            due = left_ns >= usual_ns or (left_ns > 0 and (frame.untried or now_ns > variant.probe_ns[lane]))
             may_start = not variant.stateful or self._frames.streams[frame.stream_id].may_start(queued, variant, lane)
             if due and may_start and self._lanes.is_free(lane) and not something_waits(now_ns, lane, self._context):
                 return lane

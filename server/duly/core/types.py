@@ -92,6 +92,9 @@ class Frame:
     captured_ns: int = 0
     """Only for streams of fusion groups: when it was captured, on the server's monotonic clock, or, under EXACT, on its
     client's own."""
+    untried: bool = False
+    """Whether no frame near its size has run, so that `extra_ns` is a guess, which must not prevent its own correction.
+    """
 
     # Written out, as a constructor that a dataclass makes is never compiled.
     def __init__(
@@ -106,6 +109,7 @@ class Frame:
         extra_ns: int = 0,
         apart_ns: int = 0,
         captured_ns: int = 0,
+        untried: bool = False,
     ) -> None:
         self.seq = seq
         self.stream_id = stream_id
@@ -117,6 +121,7 @@ class Frame:
         self.extra_ns = extra_ns
         self.apart_ns = apart_ns
         self.captured_ns = captured_ns
+        self.untried = untried
 
 
 @dataclass(slots=True, init=False)
@@ -142,6 +147,7 @@ class JointFrame(Frame):
             sum([piece.extra_ns for piece in pieces]),
             0,
             min([piece.captured_ns for piece in pieces]),
+            any([piece.untried for piece in pieces]),
         )
         self.pieces = pieces
 
@@ -151,9 +157,9 @@ def pieces_of(frame: Frame) -> tuple[Frame, ...]:
     return frame.pieces if isinstance(frame, JointFrame) else (frame,)
 
 
-def larger(frame: Frame, extra_ns: int, apart_ns: int = 0) -> Frame:
+def larger(frame: Frame, extra_ns: int, apart_ns: int = 0, *, untried: bool = False) -> Frame:
     """Returns the frame as one that is planned to take so much longer than a usual one, of which `apart_ns` can be done
-    beside the lanes.
+    beside the lanes. `untried`: no frame near its size has run.
     """
     return Frame(
         frame.seq,
@@ -166,6 +172,7 @@ def larger(frame: Frame, extra_ns: int, apart_ns: int = 0) -> Frame:
         extra_ns,
         apart_ns,
         frame.captured_ns,
+        untried,
     )
 
 

@@ -8,7 +8,8 @@ header or the shape when a frame comes, so that what it takes more is planned be
 The warm-up measures a few sizes. From then on every run teaches: a size is believed to take about the longest of its
 last runs. A size that never ran is taken to be in proportion to the next smaller one that did, with an allowance for
 content (UNKNOWN_FACTOR), or for graphs in proportion to its square, but never longer than a larger one that ran.
-Sizes within a quarter of an octave are one.
+Sizes within a quarter of an octave are one. What is planned of a size that never ran is a guess, and the scheduler may
+try such a frame against it (`Frame.untried`), once for each size: it is known from then on.
 
 How long the profile's own part of a run took is what is left once the measured extra is taken off. Of a graph with
 open extents that is not known; such a run teaches nothing about usual frames.
@@ -67,6 +68,10 @@ class SizeCosts:
             runs = self._runs[step] = deque(maxlen=RUNS_MAX)
             insort(self._steps, step)
         runs.append((size, max(1, ns)))
+
+    def is_guess(self, size: int) -> bool:
+        """Whether it is planned to take longer than the usual size, though no frame near that size has run."""
+        return _step(size) not in self._runs and self.beyond_ns(size) > 0
 
     def beyond_ns(self, size: int) -> int:
         """Returns how much longer than the usual size that size is planned to take."""
@@ -128,17 +133,20 @@ class FrameCosts:
             running_ns = self._graph.beyond_ns(self._graph_size(payload))
         return reading_ns + running_ns, reading_ns
 
+    def untried(self, payload: Sequence[InputData]) -> bool:
+        """Whether no frame near that size has run, so that what `extra_ns` says is a guess."""
+        guess = self._graph is not None and self._graph.is_guess(self._graph_size(payload))
+        return guess or self.reading_untried(payload)
+
     def reading_ns(self, payload: Sequence[InputData]) -> int:
         """Returns how much longer than that of a usual frame reading is planned to take of this one, or of the one
         input that a frame of a fusion group has.
         """
-        reading_ns = 0
-        if self._read:
-            for encoding, shape, _ in payload:
-                costs = self._read.get(encoding)
-                if costs is not None:
-                    reading_ns += costs.beyond_ns(prod(shape))
-        return reading_ns
+        return sum([costs.beyond_ns(pixels) for costs, pixels in self._pictures(payload)]) if self._read else 0
+
+    def reading_untried(self, payload: Sequence[InputData]) -> bool:
+        """Whether what `reading_ns` says is a guess likewise."""
+        return any([costs.is_guess(pixels) for costs, pixels in self._pictures(payload)])
 
     def observe(
         self,
@@ -155,7 +163,7 @@ class FrameCosts:
         """
         extra_ns = 0
         for payload, is_larger, ns in zip(payloads, larger, read_ns, strict=False):
-            pictures = [(self._read[encoding], prod(shape)) for encoding, shape, _ in payload if encoding in self._read]
+            pictures = self._pictures(payload)
             work = sum(pixels for _, pixels in pictures)
             for costs, pixels in pictures:
                 own_ns = ns * pixels // max(1, work)
@@ -168,6 +176,10 @@ class FrameCosts:
             if any(self._graph.beyond_ns(self._graph_size(payload)) for payload in payloads):
                 return -1
         return min(extra_ns, ran_ns)
+
+    def _pictures(self, payload: Sequence[InputData]) -> list[tuple[SizeCosts, int]]:
+        """The pixels of each picture, with what such pictures cost."""
+        return [(self._read[encoding], prod(shape)) for encoding, shape, _ in payload if encoding in self._read]
 
     def _graph_size(self, payload: Sequence[InputData]) -> int:
         """Bytes of the inputs whose extents the graph leaves open, as it gets them."""

@@ -102,7 +102,8 @@ def _frame(frame: Frame) -> str:
         f'{{"seq":{frame.seq},"stream_id":{frame.stream_id},"frame_id":{frame.frame_id},'
         f'"model":{_quoted(frame.model)},"deadline_ns":{frame.deadline_ns}'
     )
-    if not (frame.must_run or frame.alone or frame.extra_ns or frame.apart_ns or frame.captured_ns):  # as nearly always
+    special = frame.must_run or frame.alone or frame.extra_ns or frame.apart_ns or frame.captured_ns or frame.untried
+    if not special:  # as nearly always
         return text + "}"
     for name, default in _OPTIONAL:
         if (value := getattr(frame, name)) != default:

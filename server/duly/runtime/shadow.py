@@ -155,7 +155,7 @@ class Shadow:
         frame = Frame(next(driver.seqs), self._stream_id, self._frame_id, self._key, now_ns + WAIT_NS_MAX)
         costs = driver.costs.get(self._key)
         if costs is not None and (extra_ns := costs.extra_ns(own)[0]):
-            frame = larger(frame, extra_ns)
+            frame = larger(frame, extra_ns, untried=costs.untried(own))
         held = HeldFrame(frame, StreamClass.BEST_EFFORT, self._signature, now_ns, given.received_unix_ns, payload=own)
         held.spare = True
         self._held[frame.seq] = outputs, size

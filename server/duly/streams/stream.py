@@ -339,12 +339,12 @@ class Stream:
             use.bytes += size_bytes
             costs = self._driver.costs.get(self.model)
             if costs is not None and self.fusion is not None:
-                held.frame = larger(held.frame, costs.reading_ns(payload))
+                held.frame = larger(held.frame, costs.reading_ns(payload), untried=costs.reading_untried(payload))
             elif costs is not None:
                 extra_ns, reading_ns = costs.extra_ns(payload)
                 if extra_ns:
                     apart_ns = reading_ns if self.model in self._driver.read_apart else 0
-                    held.frame = larger(held.frame, extra_ns, apart_ns)
+                    held.frame = larger(held.frame, extra_ns, apart_ns, untried=costs.untried(payload))
             self._driver.take_frame(held)
             if self.terms.period_ns:
                 self._driver.expect_frame(self.model, self.terms.period_ns)

@@ -26,8 +26,9 @@ GROWTH = 2
 STEPS_MAX = 24
 """So many sizes are tried at the most."""
 TIMED_RUNS = 3
-"""The longest of so many runs counts. An earlier run of that size, which finds new memory, does not. Of those that take
-longer than RUN_NS_MAX one is enough, as the start of the server waits for them."""
+"""The median of so many runs counts, as what disturbs one of them would make the sizes beyond look out of reach. An
+earlier run of that size, which finds new memory, does not. Where two in a row take longer than RUN_NS_MAX they are
+enough, as the start of the server waits for them, and the shorter one counts."""
 
 
 def measure_sizes(model: Model, plan: Plan, region: Region, batch_max: int) -> dict[str, object]:
@@ -66,13 +67,12 @@ def _grown(
             works = [work for ref in refs if (work := _work(region, ref))]
             if step and sum(works) == (read[-1][0] * len(works) if read else 0) and not opened:
                 break  # its pictures have one size
-            times = _times(model, Run(0, 0, frames))
+            ran_ns, reading_ns = _time(model, Run(0, 0, frames))
         except (LoadError, RunError, MemoryError):
             break  # a frame of that size does not fit, or the graph does not take it
         if works:
-            read.append((sum(works) // len(works), max(1, max(times)[1] // len(works))))
-        graph.append((_size(inputs, opened, refs, region), max(1, max(ran - reading for ran, reading in times))))
-        ran_ns = max(times)[0]
+            read.append((sum(works) // len(works), max(1, reading_ns // len(works))))
+        graph.append((_size(inputs, opened, refs, region), max(1, ran_ns - reading_ns)))
         if ran_ns * max(GROWTH, ran_ns / before_ns if before_ns else GROWTH) > RUN_NS_MAX:
             break
         before_ns = ran_ns
@@ -80,12 +80,16 @@ def _grown(
     return read, graph
 
 
-def _times(model: Model, run: Run) -> list[tuple[int, int]]:
-    """Runs one frame several times, and returns what `_timed` does of each. Raises RunError where it fails."""
+def _time(model: Model, run: Run) -> tuple[int, int]:
+    """Runs one frame several times, and returns what `_timed` does of the one that counts. Raises RunError where it
+    fails.
+    """
     times = [_timed(model, run)]
-    while len(times) < 1 + TIMED_RUNS and (len(times) == 1 or times[-1][0] <= RUN_NS_MAX):
+    while len(times) < 1 + TIMED_RUNS:
         times.append(_timed(model, run))
-    return times[1:]
+        if min(times[-2:])[0] > RUN_NS_MAX:
+            return min(times[-2:])
+    return sorted(times[1:])[TIMED_RUNS // 2]
 
 
 def _timed(model: Model, run: Run) -> tuple[int, int]:

@@ -92,7 +92,7 @@ class RequestReader:
                 next_raw += 1
             else:
                 bytes_max = max(1, self._batch_max) * self.signature.inputs[index].bytes_max
-                data = raw_of(name, tensor.datatype, tensor.contents, bytes_max)
+                data = raw_of(name, tensor.datatype, shape, tensor.contents, bytes_max)
             parts = self._rows(index, name, datatype, shape, data)
             if columns[index] is not None:
                 raise InvalidFrame(f"input {name!r} is there twice")

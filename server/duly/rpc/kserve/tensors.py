@@ -1,6 +1,7 @@
 """Tensors as KServe's protocol writes them: names of types, raw bytes, lists of elements, shapes with a batch."""
 
 import struct
+from math import prod
 from typing import Final
 
 from duly.models.spec import ELEMENT_BYTES, TensorSpec
@@ -45,9 +46,10 @@ def known_datatype(name: str, datatype: str) -> str:
     return known
 
 
-def raw_of(name: str, datatype: str, contents: InferTensorContents, bytes_max: int) -> bytes:
+def raw_of(name: str, datatype: str, shape: tuple[int, ...], contents: InferTensorContents, bytes_max: int) -> bytes:
     """Returns the elements of a tensor as raw bytes, little-endian and row-major. `datatype`: the protocol's name.
-    Raises InvalidFrame where they are in the list of another type, are out of its range, or take more than `bytes_max`.
+    Raises InvalidFrame where they are in the list of another type, are out of its range, or take more than `bytes_max`,
+    and where strings are not as many as the shape has elements.
     """
     field, code = _LISTS.get(datatype, ("", ""))
     if not field:
@@ -56,7 +58,11 @@ def raw_of(name: str, datatype: str, contents: InferTensorContents, bytes_max: i
         if other.name != field:
             raise InvalidFrame(f"input {name!r}: its elements are in {other.name}, those of {datatype} go in {field}")
     if not code:
-        return with_lengths(contents.bytes_contents)
+        texts = contents.bytes_contents
+        if shape and min(shape) >= 0 and len(texts) != prod(shape):  # else the shape is told, or the model's own
+            takes = f"{BYTES}{list(shape)} takes {prod(shape)}"
+            raise InvalidFrame(f"input {name!r}: {len(texts)} elements in {field}, {takes}")
+        return with_lengths(texts)
     values = getattr(contents, field)
     needed = len(values) * struct.calcsize(f"<{code}")
     if needed > bytes_max:  # which is told before they are packed, as that takes long
