@@ -3,6 +3,7 @@ compiled is of the source. Beside that, what tests of several folders share."""
 
 import os
 import resource
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from tests import lane
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read once, when onnxruntime is first imported
 os.environ["no_grpc_proxy"] = "127.0.0.1,localhost,::1"  # noqa: SIM112 (a test's own channels ask no proxy)
+# A shell has what runs in its background ignore Ctrl-C, and what tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 for variable in [name for name in os.environ if name.startswith("DULY_") and name != "DULY_CACHE_DIR"]:
     del os.environ[variable]
 
