@@ -67,8 +67,10 @@ $(READY): pyproject.toml
 demo: $(READY) ## Watch duly work on real models (DEMO_ARGS for options)
 	$(BIN)/duly demo $(DEMO_ARGS)
 
-# Tests wait more than they compute, so one process for each processor runs a part of the list, and takes from the others'
-# when it is done. Tests of a file are mostly in one process thus, and share what it sets up.
+# One process for each processor runs a part of the list, and takes from the others' when it is done. Tests of a file are
+# mostly in one process thus, and share what it sets up.
+# They start hundreds of processes, of which none is to compile the sources for itself.
+unexport PYTHONDONTWRITEBYTECODE
 SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist worksteal
 test: $(READY) ## Run the tests (PYTEST_ARGS for options; "-n 0": in one process)
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)

@@ -676,6 +676,7 @@ def target(request: pytest.FixtureRequest, scenario: Scenario, tmp_path: Path) -
         yield found
 
 
+@pytest.mark.thorough
 def test_a_short_soak_with_everybody_rude(target: OpenTarget, scenario: Scenario, tmp_path: Path) -> None:
     def enough(at: SoakProgress) -> None:
         told.add(at.phase)

@@ -4,11 +4,14 @@ import shlex
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.documents.pages import blocks
 from tests.duly_logs.conftest import run
 from tests.duly_logs.drives import pictures, ros2_drive
 
 
+@pytest.mark.thorough
 async def test_commands_run(models: Path, server: str, tmp_path: Path) -> None:
     shutil.copytree(models, tmp_path / "models")
     ros2_drive(tmp_path / "drive.mcap", pictures(8))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+import pytest_asyncio
 
 from duly.app import App
 from duly.rpc.kserve import messages as ks
@@ -26,16 +27,27 @@ ROW = struct.pack("<4f", 1, 2, 3, 4)
 DOUBLED = struct.pack("<4f", 2, 4, 6, 8)
 
 
-@pytest.fixture(params=["own", "principal"])
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(params=["own", "principal"], loop_scope="module")
 async def app(request: pytest.FixtureRequest, repository: Path) -> AsyncIterator[App]:
     async with serving(repository, kserve_shared_memory=request.param) as app:
         yield app
 
 
-@pytest.fixture
-async def own(repository: Path) -> AsyncIterator[App]:
-    async with serving(repository, kserve_shared_memory="own") as app:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server_of_own(shared_repository: Path) -> AsyncIterator[App]:
+    async with serving(shared_repository, kserve_shared_memory="own") as app:
         yield app
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def own(server_of_own: App) -> AsyncIterator[App]:
+    """The server for most tests, each of which finds and leaves it without regions."""
+    yield server_of_own
+    gc.collect()  # a call that was refused holds its connection until it is collected
+    await until(lambda: not server_of_own.regions)
 
 
 @contextlib.asynccontextmanager
@@ -46,7 +58,7 @@ async def connected(app: App) -> AsyncIterator[Channel]:
         yield channel
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def client(own: App) -> AsyncIterator[Channel]:
     async with connected(own) as channel:
         yield channel
@@ -348,8 +360,10 @@ async def test_names_of_regions_are_checked(client: Channel, memory: SharedMemor
     await refused(register(client, "in", memory.name, 32), CODES.ALREADY_EXISTS, "there is a region 'in' already")
 
 
-async def test_one_user_gets_half_of_all_regions(own: App, client: Channel, memory: SharedMemory) -> None:
-    own.regions.regions_max = 8
+async def test_one_user_gets_half_of_all_regions(
+    own: App, client: Channel, memory: SharedMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own.regions, "regions_max", 8)
     for number in range(4):
         await register(client, str(number), memory.name, 16)
     await refused(register(client, "more", memory.name, 16), CODES.RESOURCE_EXHAUSTED, "this user has 4 regions")
@@ -452,14 +466,14 @@ async def test_memory_that_is_cut_short_again_and_again(client: Channel, memory:
 # ---- off, and what there is not ----
 
 
-async def test_it_is_off_unless_it_is_turned_on(channel: Channel, memory: SharedMemory) -> None:
+async def test_it_is_off_unless_it_is_turned_on(shared_channel: Channel, memory: SharedMemory) -> None:
     text = "its setting kserve_shared_memory turns it on"
-    await refused(register(channel, "in", memory.name, 16), CODES.UNIMPLEMENTED, text)
-    assert not await regions(channel), "who asks what there is hears that there is nothing"
-    await refused(regions(channel, "in"), CODES.NOT_FOUND, "no region 'in'")
-    await refused(unregister(channel), CODES.UNIMPLEMENTED, text)
-    await refused(infer(channel, asked()), CODES.UNIMPLEMENTED, text)
-    await refused(infer(channel, asked(None, ("in", 16, 0))), CODES.UNIMPLEMENTED, text)
+    await refused(register(shared_channel, "in", memory.name, 16), CODES.UNIMPLEMENTED, text)
+    assert not await regions(shared_channel), "who asks what there is hears that there is nothing"
+    await refused(regions(shared_channel, "in"), CODES.NOT_FOUND, "no region 'in'")
+    await refused(unregister(shared_channel), CODES.UNIMPLEMENTED, text)
+    await refused(infer(shared_channel, asked()), CODES.UNIMPLEMENTED, text)
+    await refused(infer(shared_channel, asked(None, ("in", 16, 0))), CODES.UNIMPLEMENTED, text)
 
 
 async def test_memory_of_gpus_is_not_shared(client: Channel) -> None:

@@ -245,7 +245,9 @@ async def test_a_slow_version_is_rolled_back_in_the_canary(tmp_path: Path) -> No
         await served.gone()
 
 
-@pytest.mark.parametrize(("factor", "end"), [(-1.0, Stage.ROLLED_BACK), (2.0, Stage.ACTIVE)])
+@pytest.mark.parametrize(
+    ("factor", "end"), [(-1.0, Stage.ROLLED_BACK), pytest.param(2.0, Stage.ACTIVE, marks=pytest.mark.thorough)]
+)
 async def test_labels_decide_whether_a_version_that_answers_otherwise_passes(
     tmp_path: Path, factor: float, end: Stage
 ) -> None:
