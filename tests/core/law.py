@@ -273,7 +273,7 @@ class Witness:
         extra_ns = sum(accounts.extra_ns[frame.seq] for frame in frames)
         assert batch.planned_ns == plan_ns[len(frames)] + extra_ns, f"{told}: not the published plan"
         in_time = all(now_ns + batch.planned_ns <= frame.deadline_ns for frame in frames)
-        guess = any(frame.untried for frame in frames)
+        guess = any(frame.untried and accounts.extra_ns[frame.seq] > 0 for frame in frames)
         tried = not in_time and (guess or worker.spoilt or now_ns - worker.last_run_ns > PROBE_AFTER_NS)
         probe = tried and not extra_ns  # a large frame says nothing about the plan of usual ones
         usually_ns = now_ns + accounts.profile((batch.model, rank), batch.lane).usual_one_ns + extra_ns

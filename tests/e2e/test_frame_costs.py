@@ -14,6 +14,8 @@ from onnx import helper
 
 from duly.app import App
 from duly.runtime.catalogue import LoadedVersion
+from duly.runtime.frame_costs import SizeCosts
+from duly.runtime.held_frames import InputData
 from duly_client import Client, DulyError
 from tests import graphs
 from tests.e2e.serving import serving
@@ -123,6 +125,22 @@ async def test_large_pictures_that_are_allowed_are_served_and_teach_what_they_ta
     learnt = costs._read[2]
     assert max(learnt._steps) >= max(4 * np.log2(2400 * 2000) - 1, 0)
     assert learnt.beyond_ns(2400 * 2000) > 0
+
+
+async def test_a_size_that_never_ran_is_tried_however_long_it_is_guessed_to_take(
+    server: App, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs = server.driver.costs["products/1"]
+    assert costs._graph is not None
+    measured = SizeCosts([(costs._graph.usual_size, 1_000_000_000)], 2.0, 1.0)  # by a warm-up beside much other load
+    monkeypatch.setattr(costs, "_graph", measured)
+    small, large = np.full(64, 3, np.float32), np.full(1000, 3, np.float32)
+    assert (await client.infer("products", small)).status == ON_TIME  # so that its lane has not been idle for long
+    assert costs.extra_ns([InputData(0, large.shape, large.tobytes())])[0] > 200_000_000_000
+    for _ in range(2):
+        outcome = await client.infer("products", large, budget_ms=60_000)
+        assert (outcome.status, float(outcome.outputs["y"])) == (ON_TIME, 9.0), outcome.reason
+    assert not measured.is_guess(large.nbytes)
 
 
 def version_of(server: App, key: str) -> LoadedVersion:

@@ -459,13 +459,14 @@ class Scheduler:
         left_ns = frame.deadline_ns - now_ns
         if queued.reading:
             return None
+        guess = frame.untried and queued.extra_ns > 0
         if queued.extra_ns:
             startable = Startable(now_ns, self._frames.streams, self._models)
             if variant.single_plan_ns_max + queued.extra_ns > startable.limit_ns(queued.stream_class):
                 return None
         for lane in variant.profiles:
             usual_ns = variant.profiles[lane].usual_one_ns + queued.extra_ns
-            due = left_ns >= usual_ns or (left_ns > 0 and (frame.untried or now_ns > variant.probe_ns[lane]))
+            due = left_ns >= usual_ns or (left_ns > 0 and (guess or now_ns > variant.probe_ns[lane]))
             may_start = not variant.stateful or self._frames.streams[frame.stream_id].may_start(queued, variant, lane)
             if due and may_start and self._lanes.is_free(lane) and not something_waits(now_ns, lane, self._context):
                 return lane
