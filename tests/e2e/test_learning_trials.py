@@ -122,7 +122,7 @@ async def test_a_learnt_version_is_promoted_by_evidence_and_a_poisoned_one_rolle
         assert report.figures.canary_frames >= 20
         first = len(sent.answers)
         await sent.until(lambda: len(sent.answers) >= first + 400, "version 2 answers")
-        assert {version for version, _ in sent.answers[-200:]} == {"2"}
+        assert "1" not in {version for version, _ in sent.answers[-200:]}
         assert sent.right(200) > 0.9 > 0.7 > before
 
         poisoned = ""
@@ -145,4 +145,5 @@ async def test_a_learnt_version_is_promoted_by_evidence_and_a_poisoned_one_rolle
         assert poisoned not in {version for version, _ in sent.answers}, "no terminal has had an answer of it"
         active = app.catalogue.active("fraud")
         assert active is not None
-        assert active.version.version == "2"
+        assert active.version.version != poisoned  # but "2", or what the learner has made of it meanwhile
+        assert stage(active.version.version) is Stage.ACTIVE
