@@ -339,7 +339,9 @@ class Stream:
             use.bytes += size_bytes
             costs = self._driver.costs.get(self.model)
             if costs is not None and self.fusion is not None:
-                held.frame = larger(held.frame, costs.reading_ns(payload), untried=costs.reading_untried(payload))
+                reading_ns = costs.reading_ns(payload)
+                if reading_ns:
+                    held.frame = larger(held.frame, reading_ns, untried=costs.reading_untried(payload))
             elif costs is not None:
                 extra_ns, reading_ns = costs.extra_ns(payload)
                 if extra_ns:
